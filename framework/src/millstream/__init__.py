@@ -1,0 +1,28 @@
+"""Millstream: event-driven services in which one transaction carries inbox, business data and outbox."""
+
+from .caller import Caller
+from .delivery.subscription import Sequence
+from .delivery.tx import Call, Query, Tx
+from .errors import Drop, MillstreamError, Misconfigured, Permanent, Refused, Transient
+from .message import Event, Message, event
+from .resilience.backoff import Retry
+from .service.service import Service
+
+__all__ = [
+    "Call",
+    "Caller",
+    "Drop",
+    "Event",
+    "Message",
+    "MillstreamError",
+    "Misconfigured",
+    "Permanent",
+    "Query",
+    "Refused",
+    "Retry",
+    "Sequence",
+    "Service",
+    "Transient",
+    "Tx",
+    "event",
+]

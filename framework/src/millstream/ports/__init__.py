@@ -1,0 +1,1 @@
+"""The seams to everything outside: the log, the store, instrumentation. Start with `transport.py`."""

@@ -1,0 +1,151 @@
+"""The store port: a database that one service owns, and a unit of work on it.
+
+SQL is one portable subset (`?` parameters, `INSERT … ON CONFLICT`, `RETURNING`, integers for money and for time in
+microseconds) that SQLite and PostgreSQL both run; each adapter translates what differs. Two functions exist in every
+store: `millstream_now()` is the store's own clock in microseconds, the only one that decides about expiry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeVar
+
+import msgspec
+
+from .transport import Durability
+
+__all__ = ["Param", "Row", "Session", "Signal", "Store", "StoreCapabilities"]
+
+R = TypeVar("R")
+Row = tuple[Any, ...]
+Param = str | int | float | bytes | None
+"""What a statement's parameter may be."""
+
+
+class StoreCapabilities(msgspec.Struct, frozen=True):
+    """What an adapter declares about its engine."""
+
+    name: str
+    survives_restart: bool
+    several_processes: bool
+    """Several processes may open the same store; otherwise a second one is refused."""
+    cheap_savepoints: bool
+    """A savepoint per message costs microseconds; otherwise a failing message is taken out and the rest runs again."""
+    dialect: str
+    """`sqlite` or `postgresql`: which variant of a migration runs."""
+
+
+class Session(Protocol):
+    """SQL inside one transaction. Valid only until the work that received it returns."""
+
+    async def execute(self, sql: str, *params: Param) -> int:
+        """Run a statement; return how many rows it changed."""
+        ...
+
+    async def execute_many(self, sql: str, rows: Sequence[Sequence[Param]]) -> None:
+        """Run one statement for each row of parameters, in order, in as few round trips as the engine allows."""
+        ...
+
+    async def fetch(self, sql: str, *params: Param) -> list[Row]:
+        """All rows of a query, or of a statement with RETURNING."""
+        ...
+
+    async def fetch_one(self, sql: str, *params: Param) -> Row | None:
+        """The first row, or None."""
+        ...
+
+    async def insert_new(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Param]]) -> list[bool]:
+        """Insert rows that no unique constraint knows yet; say for each whether it was new.
+
+        `table` and `columns` are identifiers from code, never from input.
+        """
+        ...
+
+    def queue(self, sql: str, params: Sequence[Param], check: Callable[[int], None] | None = None) -> None:
+        """A write whose result nobody reads now (rule T5). It runs before the next read of this session or before the
+        commit, in the order of the calls; `check` receives the number of changed rows and may raise."""
+        ...
+
+    async def flush(self) -> None:
+        """Run what is queued."""
+        ...
+
+    async def lock_slots(self, slots: Sequence[int]) -> None:
+        """Hold the publish slots, given ascending, until the transaction ends (rule T4). No work where the store has
+        one writer."""
+        ...
+
+    async def savepoint(self) -> None:
+        """Begin a nested unit; ended by exactly one `release` or `rollback`."""
+        ...
+
+    async def release(self) -> None:
+        """Keep what the innermost unit did."""
+        ...
+
+    async def rollback(self) -> None:
+        """Undo what the innermost unit did, its queued statements included."""
+        ...
+
+    def notify(self, channel: str) -> None:
+        """Wake who waits on this channel, once this transaction has committed. Coalesced; no payload."""
+        ...
+
+
+class Signal(Protocol):
+    """A place to wait for notifications of one channel. Nothing is missed between two waits."""
+
+    async def wait(self, timeout: float) -> bool:
+        """Return True at once when notified since the last wait, else wait for it; False after `timeout` seconds."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Store(Protocol):
+    """One service's database."""
+
+    @property
+    def capabilities(self) -> StoreCapabilities: ...
+
+    async def durability(self) -> Durability:
+        """Read the engine's settings back and say what a commit survives."""
+        ...
+
+    async def transact(self, work: Callable[[Session], Awaitable[R]]) -> R:
+        """Run `work` in a transaction and return its result once the commit is durable.
+
+        An exception from `work` undoes all it did and is raised here. `work` may run again when the engine asks for it
+        (serialisation failure, deadlock). Cancelled before `work` started: it never runs; later: it still commits, and
+        the caller does not learn the outcome.
+
+        Raises:
+            StoreUnavailable: the database is away or ended the transaction; whether it committed may be unknown.
+            ForeignWait: `work` waited for something else than this session (rule T3).
+        """
+        ...
+
+    async def query(self, sql: str, *params: Param) -> list[Row]:
+        """A short read of committed, durable rows, outside of any transaction."""
+        ...
+
+    async def scan(self, sql: str, *params: Param) -> list[Row]:
+        """A read that may take long: it delays nobody else."""
+        ...
+
+    async def script(self, sql: str) -> None:
+        """Run several statements separated by semicolons in one transaction: migrations."""
+        ...
+
+    def listen(self, channel: str) -> Signal:
+        """Where to wait for `Session.notify` of this channel."""
+        ...
+
+    async def __aenter__(self) -> Self:
+        """Open; refuses with `Misconfigured` when another process holds a store that only one may use."""
+        ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...

@@ -1,0 +1,1 @@
+"""Patterns that bound failure: back-off, and the deadline of a call."""

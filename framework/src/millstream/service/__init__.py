@@ -1,0 +1,1 @@
+"""The declaration API that users see."""
