@@ -121,6 +121,13 @@ class _Visitor(ast.NodeVisitor):
     def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None:
         self._visit_scope(node)
 
+    def visit_arg(self, node: ast.arg) -> None:
+        """Annotations name types and draw nothing."""
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
+        if node.value is not None:
+            self.visit(node.value)
+
     def visit_Call(self, node: ast.Call) -> None:
         full = self._full_name(node.func)
         seeded = full == "random.Random" and bool(node.args or node.keywords)
@@ -151,7 +158,11 @@ class _Visitor(ast.NodeVisitor):
         outermost = not self._scope
         if outermost:
             self._scope = node.name
-        self.generic_visit(node)
+        for field, children in ast.iter_fields(node):
+            if field != "returns":
+                for child in children if isinstance(children, list) else [children]:
+                    if isinstance(child, ast.AST):
+                        self.visit(child)
         if outermost:
             self._scope = ""
 
@@ -251,6 +262,7 @@ def test_a_planted_offence_is_found(source: str, name: str) -> None:
         "from datetime import datetime, timedelta\ndatetime.fromtimestamp(0)",
         "import random\nrandom.Random(7).random()",
         "from random import Random\nRandom(x=1)",
+        "import random\ndef f(source: random.Random) -> random.Random:\n    kept: random.Random = source\n    return kept",
         "import asyncio\nasync def f(): await asyncio.sleep(0)",
         "import uuid\nuuid.UUID(int=1)",
         "from .clock import time\ntime()",
