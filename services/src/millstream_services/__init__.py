@@ -1,0 +1,1 @@
+"""Ready services built on Millstream."""
