@@ -57,7 +57,7 @@ def static_steps() -> list[Step]:
     return [
         Step("ruff check", (f"{BIN}/ruff", "check")),
         Step("ruff format", (f"{BIN}/ruff", "format", "--check", "--output-format", "concise")),
-        Step("import layers", (f"{BIN}/lint-imports",)),
+        Step("import layers", (f"{BIN}/lint-imports", "--no-logo")),
         Step("domains", (PYTHON, "scripts/check_domains.py")),
         Step("pyright", (f"{BIN}/pyright",)),
         Step("buf lint", (f"{BIN}/buf", "lint"), ROOT / "proto"),
