@@ -22,7 +22,8 @@ COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-e
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
-# `exec`: the shell becomes the server, so a signal that make passes on reaches it, and its exit code is make's.
+# `exec`: the shell becomes the server. Ctrl-C reaches it from the terminal. A SIGTERM to make alone is passed on by make,
+# which waits until the server has drained and then ends by that signal. A SIGINT to make alone is not: send SIGTERM.
 up: $(BASE) ## start the system: make up ARGS="--port 8080 --data var"
 	@exec $(BIN)/millstream up $(ARGS)
 
