@@ -7,10 +7,12 @@
     │   └── Busy                 a bound is reached; wait or shed
     ├── Permanent            trying the same again cannot help
     │   ├── Undecodable          bytes that are no message, or no event of the declared type
+    │   ├── BadStatement         SQL that the store cannot run
     │   ├── Refused              a business rule said no (a compare-and-set matched nothing)
     │   ├── RecordRefused        the log will never take this record (too large, unauthorised)
     │   ├── PositionGone         retention removed the position a subscription stands at
     │   └── ForeignWait          a handler waited for something else than its database inside a transaction
+    ├── Conflict             a constraint of the database refused a row (unique, check, foreign key)
     ├── Drop                 a handler asks to forget the message: accepted, without effect
     ├── ClaimLost            another worker consumes the partition now; the open transaction is dropped
     └── Misconfigured        a person must change configuration or code before it can start
@@ -21,8 +23,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 __all__ = [
+    "BadStatement",
     "Busy",
     "ClaimLost",
+    "Conflict",
     "Drop",
     "ForeignWait",
     "MillstreamError",
@@ -71,6 +75,10 @@ class Undecodable(Permanent):
         self.reason = reason
 
 
+class BadStatement(Permanent):
+    """SQL that the store cannot run. Carries the engine's own words."""
+
+
 class Refused(Permanent):
     """A business rule said no. Raised by user code, or by `tx.expect` when the count differs."""
 
@@ -111,6 +119,10 @@ class ForeignWait(Permanent):
         )
         self.where = where
         self.waiting_for = waiting_for
+
+
+class Conflict(MillstreamError):
+    """A constraint of the database refused a row. Retried by default: what it collides with may be on its way out."""
 
 
 class Drop(MillstreamError):  # noqa: N818 - an instruction to the runtime, read as a verb

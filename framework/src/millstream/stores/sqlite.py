@@ -1,0 +1,266 @@
+"""The store on SQLite: the embedded default. Statements run inline, commits are shared and durable.
+
+Sessions never suspend, so the body of a transaction is driven in one go; anything else it waits for is an error that
+names the line (rule T3).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import apsw
+
+from ..clock import Clock, SystemClock
+from ..delivery.driving import drive
+from ..errors import BadStatement, Conflict, MillstreamError, StoreUnavailable
+from ..ports.instrumentation import Instrumentation
+from ..ports.store import Param, Row, Session, Signal, StoreCapabilities
+from ..ports.transport import Durability
+from ..sqlite.file import SqliteFile
+from ..sqlite.thread import WorkerThread
+
+__all__ = ["SqliteStore", "open_store"]
+
+R = TypeVar("R")
+
+
+class SqliteStore:
+    """One service's database in one file. Open with `async with`."""
+
+    def __init__(
+        self, path: str | Path, *, clock: Clock | None = None, instrumentation: Instrumentation | None = None,
+        synchronous: str = "FULL",
+    ) -> None:
+        self._clock = clock or SystemClock()
+        self.file = SqliteFile(
+            path, clock=self._clock, instrumentation=instrumentation, synchronous=synchronous
+        )
+        self._signals: dict[str, list[_Signal]] = {}
+        self._scanner: WorkerThread | None = None
+        self._scan_connection: apsw.Connection | None = None
+
+    @property
+    def capabilities(self) -> StoreCapabilities:
+        return StoreCapabilities(
+            name="sqlite", survives_restart=True, several_processes=False, cheap_savepoints=True, dialect="sqlite"
+        )
+
+    async def durability(self) -> Durability:
+        settings = self.file.settings()
+        if settings["journal_mode"] == "wal" and settings["synchronous"] in (2, 3):
+            return Durability(process_crash=True, power_loss=True)
+        return Durability(
+            process_crash=True, power_loss=False,
+            why_not=f"synchronous is {settings['synchronous']} with journal_mode {settings['journal_mode']}; "
+            "set synchronous=FULL (2) and WAL",
+        )
+
+    async def transact(self, work: Callable[[Session], Awaitable[R]]) -> R:
+        return await self.file.write(lambda connection: self._drive(work, connection))
+
+    def _drive(self, work: Callable[[Session], Awaitable[R]], connection: apsw.Connection) -> R:
+        session = _SqliteSession(connection)
+        try:
+            result: R = drive(work(session))  # pyright: ignore[reportArgumentType] - an async function's coroutine
+        except apsw.Error as error:
+            raise _translated(error) from error
+        finally:
+            session.end()
+        if session.channels:
+            channels = session.channels
+            self.file.after_commit(lambda: self._fire(channels))
+        return result
+
+    def _fire(self, channels: set[str]) -> None:
+        for channel in channels:
+            for signal in self._signals.get(channel, ()):
+                signal.set()
+
+    async def query(self, sql: str, *params: Param) -> list[Row]:
+        try:
+            return self.file.reader.execute(sql, params).fetchall()
+        except apsw.Error as error:
+            raise _translated(error) from error
+
+    async def scan(self, sql: str, *params: Param) -> list[Row]:
+        if self._scanner is None:
+            self._scanner = WorkerThread(f"{self.file.name}-scan")
+            self._scan_connection = self.file.connect(read_only=True)
+        connection = self._scan_connection
+        assert connection is not None
+        try:
+            return await self._scanner.run(lambda: connection.execute(sql, params).fetchall())
+        except apsw.Error as error:
+            raise _translated(error) from error
+
+    async def script(self, sql: str) -> None:
+        def run(connection: apsw.Connection) -> None:
+            for _ in connection.execute(sql):
+                pass
+
+        try:
+            await self.file.write(run)
+        except apsw.Error as error:
+            raise _translated(error) from error
+
+    def listen(self, channel: str) -> Signal:
+        signal = _Signal(self._clock, self._signals.setdefault(channel, []))
+        return signal
+
+    async def __aenter__(self) -> Self:
+        await self.file.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._scanner is not None:
+            await self._scanner.aclose()
+        if self._scan_connection is not None:
+            self._scan_connection.close()
+        await self.file.__aexit__(kind, error, trace)
+
+
+class _SqliteSession:
+    """A session over the writer, inside the savepoint of one member of a group."""
+
+    __slots__ = ("_connection", "channels")
+
+    def __init__(self, connection: apsw.Connection) -> None:
+        self._connection: Any = connection
+        self.channels: set[str] = set()
+
+    def end(self) -> None:
+        self._connection = _Ended()
+
+    async def execute(self, sql: str, *params: Param) -> int:
+        try:
+            connection = self._connection
+            before = connection.total_changes()
+            connection.execute(sql, params).fetchall()
+            # changes() keeps the number of an earlier statement when this one is no write at all.
+            return connection.changes() if connection.total_changes() != before else 0
+        except apsw.Error as error:
+            raise _translated(error) from error
+
+    async def execute_many(self, sql: str, rows: Sequence[Sequence[Param]]) -> None:
+        try:
+            self._connection.executemany(sql, rows)
+        except apsw.Error as error:
+            raise _translated(error) from error
+
+    async def fetch(self, sql: str, *params: Param) -> list[Row]:
+        try:
+            return self._connection.execute(sql, params).fetchall()
+        except apsw.Error as error:
+            raise _translated(error) from error
+
+    async def fetch_one(self, sql: str, *params: Param) -> Row | None:
+        try:
+            rows = self._connection.execute(sql, params).fetchall()
+        except apsw.Error as error:
+            raise _translated(error) from error
+        return rows[0] if rows else None
+
+    async def insert_new(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Param]]) -> list[bool]:
+        marks = ", ".join("?" * len(columns))
+        sql = f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks}) ON CONFLICT DO NOTHING"  # noqa: S608 - identifiers from code
+        connection, new = self._connection, []
+        count = connection.total_changes()
+        try:
+            for row in rows:
+                connection.execute(sql, row)
+                after = connection.total_changes()
+                new.append(after != count)
+                count = after
+        except apsw.Error as error:
+            raise _translated(error) from error
+        return new
+
+    def queue(self, sql: str, params: Sequence[Param], check: Callable[[int], None] | None = None) -> None:
+        # A statement takes microseconds here: queueing would only move the error away from its line.
+        try:
+            connection = self._connection
+            before = connection.total_changes()
+            connection.execute(sql, params).fetchall()
+            changed = connection.changes() if connection.total_changes() != before else 0
+        except apsw.Error as error:
+            raise _translated(error) from error
+        if check is not None:
+            check(changed)
+
+    async def flush(self) -> None: ...
+
+    async def lock_slots(self, slots: Sequence[int]) -> None: ...  # there is one writer
+
+    async def savepoint(self) -> None:
+        self._connection.execute("SAVEPOINT inner")
+
+    async def release(self) -> None:
+        self._connection.execute("RELEASE inner")
+
+    async def rollback(self) -> None:
+        if not self._connection.in_transaction:
+            raise StoreUnavailable("the engine ended the whole transaction; nothing of it was kept")
+        self._connection.execute("ROLLBACK TO inner")
+        self._connection.execute("RELEASE inner")
+
+    def notify(self, channel: str) -> None:
+        self.channels.add(channel)
+
+
+class _Ended:
+    """Stands in for the connection once the transaction is over."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise MillstreamError("this transaction has ended: a Tx is valid only until its handler returns")
+
+
+class _Signal:
+    """A flag that waiting clears. Level-triggered: a notification between two waits is not missed."""
+
+    def __init__(self, clock: Clock, among: list[_Signal]) -> None:
+        self._clock = clock
+        self._set = False
+        self._waiter: asyncio.Future[bool] | None = None
+        self._among = among
+        among.append(self)
+
+    def set(self) -> None:
+        self._set = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(True)
+
+    async def wait(self, timeout: float) -> bool:
+        if not self._set:
+            waiter = self._waiter = asyncio.get_running_loop().create_future()
+            timer = self._clock.call_later(timeout, lambda: waiter.done() or waiter.set_result(False))
+            try:
+                await waiter
+            finally:
+                timer.cancel()
+                self._waiter = None
+        was, self._set = self._set, False
+        return was
+
+    def close(self) -> None:
+        if self in self._among:
+            self._among.remove(self)
+
+
+def _translated(error: apsw.Error) -> MillstreamError:
+    if isinstance(error, apsw.ConstraintError):
+        return Conflict(str(error))
+    if isinstance(error, (apsw.SQLError, apsw.MismatchError, apsw.RangeError, apsw.BindingsError, apsw.ReadOnlyError)):
+        return BadStatement(str(error))
+    return StoreUnavailable(f"{type(error).__name__}: {error}")
+
+
+def open_store(url: str, *, service: str, data: Path, clock: Clock, instrumentation: Instrumentation) -> SqliteStore:
+    """Entry point: `sqlite` puts `<data>/<service>.db`, `sqlite:///path` names a folder of its own."""
+    folder = Path(url.removeprefix("sqlite://")) if url.startswith("sqlite://") and len(url) > 9 else data
+    return SqliteStore(folder / f"{service}.db", clock=clock, instrumentation=instrumentation)
