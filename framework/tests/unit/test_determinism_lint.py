@@ -16,6 +16,7 @@ import pytest
 SOURCE = Path(__file__).parents[2] / "src" / "millstream"
 
 OUTSIDE = {
+    "sqlite/": "what the SQLite store and the embedded log share: the driver and the commit thread",
     "stores/": "adapters: they hold the drivers and the commit thread",
     "transports/": "adapters: they hold the drivers",
     "exporters/": "adapters: they hold the clients of other systems",
