@@ -1,0 +1,1 @@
+"""The composition root: binds services to engines, supervises, drains, stops."""
