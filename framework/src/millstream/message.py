@@ -191,7 +191,7 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="specve
     id: str
     source: str
     type: str
-    time: str
+    time: str = ""
     data: msgspec.Raw = msgspec.Raw(b"null")
     subject: str | None = None
     datacontenttype: str | None = None

@@ -23,7 +23,7 @@ OUTBOX_CHANNEL = "millstream_outbox"
 TIMER_CHANNEL = "millstream_timers"
 SLOTS = 128
 
-_INSERT = "INSERT INTO millstream_outbox (topic, key, value) VALUES (?, ?, ?)"
+_INSERT = "INSERT INTO millstream_outbox (slot, topic, key, value) VALUES (?, ?, ?, ?)"
 _INSERT_TIMER = "INSERT INTO millstream_timers (due, topic, key, value) VALUES (?, ?, ?, ?)"
 
 
@@ -138,14 +138,16 @@ class Outbox:
 
 async def write_rows(session: Session, rows: list[tuple[str, str | None, bytes]]) -> None:
     """Insert (topic, key, value) rows under the locks of their slots, and wake the relay."""
-    slots = sorted({slot_of(topic, key) for topic, key, _ in rows if key is not None})
-    await session.lock_slots(slots)
-    await session.execute_many(_INSERT, rows)
+    placed = [(slot_of(topic, key), topic, key, value) for topic, key, value in rows]
+    await session.lock_slots(sorted({row[0] for row in placed if row[2] is not None}))
+    await session.execute_many(_INSERT, placed)
     session.notify(OUTBOX_CHANNEL)
 
 
-def slot_of(topic: str, key: str) -> int:
-    """The lock slot of a key."""
+def slot_of(topic: str, key: str | None) -> int:
+    """The lock slot of a key; rows without a key are ordered with no other and stand under slot 0."""
+    if key is None:
+        return 0
     return zlib.crc32(key.encode("utf-8", "surrogatepass"), zlib.crc32(topic.encode())) % SLOTS
 
 

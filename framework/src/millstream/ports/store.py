@@ -100,6 +100,10 @@ class Signal(Protocol):
         """Return True at once when notified since the last wait, else wait for it; False after `timeout` seconds."""
         ...
 
+    def set(self) -> None:
+        """Wake this waiter alone, from inside this process."""
+        ...
+
     def close(self) -> None: ...
 
 

@@ -67,7 +67,7 @@ class Http(_Section, frozen=True):
     above the balancer's probe interval."""
     grace: Seconds = 30.0
     """After SIGTERM: the time until the process is gone, whatever happens. Below what the supervisor grants."""
-    body_limit_bytes: int = 1_000_000
+    body_limit_bytes: int = 1_048_576
     admin_beyond_loopback: bool = False
     """Whether the admin API answers callers from other machines (they need the operator role either way)."""
 
@@ -111,12 +111,12 @@ class Consumption(_Section, frozen=True):
 
 
 class Auth(_Section, frozen=True):
-    """Who signs bearer tokens. Without `jwks` and `public_key`: a development key in the data folder."""
+    """Who signs bearer tokens. Without `jwks` and `keys`: a development key in the data folder."""
 
     jwks: SecretText = ""
-    """URL or file of a JSON Web Key Set."""
-    public_key: SecretText = ""
-    """A PEM text, usually `file:/etc/millstream/issuer.pem`."""
+    """URL of the issuer's JSON Web Key Set."""
+    keys: str = ""
+    """Path of a file with a JWKS, or with public keys in PEM."""
     issuer: str = ""
     audience: str = ""
     roles_claim: str = "roles"
@@ -125,7 +125,7 @@ class Auth(_Section, frozen=True):
     @property
     def development(self) -> bool:
         """Whether tokens of `millstream token` are accepted."""
-        return not self.jwks and not self.public_key
+        return not self.jwks and not self.keys
 
 
 class Telemetry(_Section, frozen=True):
@@ -214,7 +214,7 @@ def _contradictions(settings: Settings) -> list[str]:
         ),
         (consumption.inbox_retention > 0, f"consumption.inbox_retention = {consumption.inbox_retention}: above 0"),
         (consumption.max_parked >= 1, f"consumption.max_parked = {consumption.max_parked}: at least 1"),
-        (not (auth.jwks and auth.public_key), "auth: give either jwks or public_key, not both"),
+        (not (auth.jwks and auth.keys), "auth: give either jwks or keys, not both"),
         (0 <= settings.telemetry.sample <= 1, f"telemetry.sample = {settings.telemetry.sample}: a share from 0 to 1"),
     ]
     return [problem for holds, problem in rules if not holds]

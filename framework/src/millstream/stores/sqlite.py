@@ -6,7 +6,6 @@ names the line (rule T3).
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +19,7 @@ from ..errors import BadStatement, Conflict, MillstreamError, StoreUnavailable
 from ..ports.instrumentation import Instrumentation
 from ..ports.store import Param, Row, Session, Signal, StoreCapabilities
 from ..ports.transport import Durability
+from ..ports.wake import Wake
 from ..sqlite.file import SqliteFile
 from ..sqlite.thread import WorkerThread
 
@@ -108,8 +108,7 @@ class SqliteStore:
             raise _translated(error) from error
 
     def listen(self, channel: str) -> Signal:
-        signal = _Signal(self._clock, self._signals.setdefault(channel, []))
-        return signal
+        return _Signal(self._clock, self._signals.setdefault(channel, []))
 
     async def __aenter__(self) -> Self:
         await self.file.__aenter__()
@@ -220,32 +219,15 @@ class _Ended:
         raise MillstreamError("this transaction has ended: a Tx is valid only until its handler returns")
 
 
-class _Signal:
-    """A flag that waiting clears. Level-triggered: a notification between two waits is not missed."""
+class _Signal(Wake):
+    """A wake-up that leaves its channel when closed."""
+
+    __slots__ = ("_among",)
 
     def __init__(self, clock: Clock, among: list[_Signal]) -> None:
-        self._clock = clock
-        self._set = False
-        self._waiter: asyncio.Future[bool] | None = None
+        super().__init__(clock)
         self._among = among
         among.append(self)
-
-    def set(self) -> None:
-        self._set = True
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(True)
-
-    async def wait(self, timeout: float) -> bool:
-        if not self._set:
-            waiter = self._waiter = asyncio.get_running_loop().create_future()
-            timer = self._clock.call_later(timeout, lambda: waiter.done() or waiter.set_result(False))
-            try:
-                await waiter
-            finally:
-                timer.cancel()
-                self._waiter = None
-        was, self._set = self._set, False
-        return was
 
     def close(self) -> None:
         if self in self._among:

@@ -1,0 +1,200 @@
+"""A batch: many messages in log order, one transaction (rules C1 to C3, C7, C8).
+
+    one tx { claim still mine · inbox · handlers in order · parked and dead letters · outbox · position } → COMMIT
+
+A message that fails costs the batch nothing: where savepoints are cheap it runs in one; elsewhere it is taken out and
+the rest runs again. What cannot run now is parked, and everything of its lane queues up behind it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from ..ports.store import Session
+from . import claims, dead_letters, inbox, lanes
+from .consumption import Consumption
+from .lanes import UNKNOWN, WAITING, Lane, Parked
+from .outbox import Outbox
+from .prepared import Prepared
+from .tx import Tx, publish_returned
+from .verdict import describe, verdict_of
+
+__all__ = ["Report", "TakeOut", "run_batch"]
+
+
+class Report:
+    """What a batch did, for the metrics and for the loop that ran it. Counters by metric name."""
+
+    __slots__ = ("counts", "parked", "seconds")
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.parked = 0
+        self.seconds = 0.0
+
+
+class TakeOut(Exception):  # noqa: N818 - control flow inside the kernel, never seen by users
+    """A message failed on a store without cheap savepoints: run again without it (rule C3)."""
+
+    def __init__(self, index: int, error: BaseException) -> None:
+        super().__init__(index)
+        self.index = index
+        self.error = error
+
+
+async def run_batch(
+    session: Session, c: Consumption, batch: Sequence[Prepared], failed: dict[int, BaseException], savepoints: bool
+) -> Report:
+    """Run a batch inside a transaction. `failed`: messages already known to fail, by index.
+
+    Raises:
+        ClaimLost: the claim has another holder; nothing may be kept.
+        TakeOut: without savepoints, the index and error of a message that failed just now.
+    """
+    return await _Batch(session, c, batch, failed, savepoints).run()
+
+
+class _Batch:
+    def __init__(
+        self, session: Session, c: Consumption, batch: Sequence[Prepared], failed: dict[int, BaseException],
+        savepoints: bool,
+    ) -> None:
+        self.session = session
+        self.c = c
+        self.batch = batch
+        self.failed = failed
+        self.savepoints = savepoints
+        self.now_us = c.clock.now_us()
+        self.outbox = Outbox(c.origin)
+        self.tx = Tx(session, self.outbox, self.now_us)
+        self.report = Report()
+        self.parked: list[Parked] = []
+        self.waiting: set[Lane] = set()
+
+    async def run(self) -> Report:
+        c, batch, began = self.c, self.batch, self.c.clock.monotonic()
+        await claims.advance(self.session, c.claim, batch[-1].position, len(batch))
+        admitted = await inbox.admit(self.session, c.claim, batch, self.now_us, c.limits.inbox_retention_us)
+        self.waiting = await lanes.lanes_among(self.session, c.claim, batch)
+        ready: list[int] = []
+        for index, item in enumerate(batch):
+            if admitted[index] != "new":
+                await self._not_new(item, admitted[index])
+            elif item.fate == "skip":
+                self.report.counts["millstream_messages_skipped_total"] += 1
+            elif (item.tenant, item.key) in self.waiting and item.lane:
+                self._park(item)
+            elif item.fate == "undecodable":
+                await self._bury(item, "undecodable", item.error, 0)
+            elif item.fate == "unknown":
+                # Due again when a worker takes the claim over: a rolling deploy brings one that knows the type.
+                self._park(item, state=UNKNOWN, error=item.error)
+            elif index < c.claim.suspect:
+                self._park(item, starts=1, error="the process that ran this batch ended without releasing its claim")
+            elif c.subscription.effect:
+                self._park(item)
+            elif index in self.failed:
+                await self._failed(item, self.failed[index])
+            elif c.subscription.batched:
+                ready.append(index)
+            else:
+                await self._handle(index, item)
+        if ready:
+            await self._handle_together(ready)
+        if self.parked:
+            await lanes.park(self.session, c.claim, self.parked)
+            self.report.parked = len(self.parked)
+            self.report.counts["millstream_messages_parked_total"] += len(self.parked)
+        await self.outbox.flush(self.session)
+        self.report.seconds = c.clock.monotonic() - began
+        return self.report
+
+    async def _not_new(self, item: Prepared, why: str) -> None:
+        if why == "old":
+            await self._bury(item, "older than the inbox", "nobody can tell any more whether it was handled", 0, False)
+        else:
+            self.report.counts["millstream_messages_duplicate_total"] += 1
+
+    async def _handle(self, index: int, item: Prepared) -> None:
+        """Run one message's handler; its changes and events stay only if it succeeds."""
+        session, mark = self.session, self.outbox.mark()
+        if self.savepoints:
+            await session.savepoint()
+        try:
+            self.tx._cause = item.message  # pyright: ignore[reportPrivateUsage] - one Tx serves the batch; the kernel owns it
+            publish_returned(self.tx, await self.c.subscription.handle(item.event, self.tx))
+            await session.flush()
+        except BaseException as error:  # noqa: BLE001 - the one place that turns a handler's error into an outcome
+            verdict_of(error, 1, 1)  # raises what is not the message's fault
+            if not self.savepoints:
+                raise TakeOut(index, error) from error
+            await session.rollback()
+            self.outbox.cut(mark)
+            await self._failed(item, error)
+        else:
+            if self.savepoints:
+                await session.release()
+            self.report.counts["millstream_messages_handled_total"] += 1
+
+    async def _handle_together(self, ready: list[int]) -> None:
+        """Give a batched handler all its messages at once; if that fails, one by one to find out whose fault it is."""
+        session, mark = self.session, self.outbox.mark()
+        items = [self.batch[i] for i in ready]
+        await session.savepoint()  # one for the whole batch: worth it on every store
+        try:
+            self.tx._cause = items[0].message  # pyright: ignore[reportPrivateUsage] - as above
+            publish_returned(self.tx, await self.c.subscription.handle([i.event for i in items], self.tx))
+            await session.flush()
+        except BaseException as error:  # noqa: BLE001 - as above
+            verdict_of(error, 1, 1)
+            await session.rollback()
+            self.outbox.cut(mark)
+            if len(items) == 1:
+                await self._failed(items[0], error)
+                return
+            for index in ready:
+                item = self.batch[index]
+                if (item.tenant, item.key) in self.waiting:
+                    self._park(item)
+                else:
+                    await self._handle_together([index])
+        else:
+            await session.release()
+            self.report.counts["millstream_messages_handled_total"] += len(items)
+
+    async def _failed(self, item: Prepared, error: BaseException) -> None:
+        retry = self.c.subscription.retry
+        verdict = verdict_of(error, 1, retry.attempts)
+        if verdict == "drop":
+            self.report.counts["millstream_messages_dropped_total"] += 1
+        elif verdict == "dead":
+            await self._bury(item, "failed", describe(error), 1)
+        else:
+            delay = retry.delay(1, self.c.entropy.random())
+            self._park(item, due=self.now_us + round(delay * 1e6), attempts=1, error=describe(error))
+            self.report.counts["millstream_messages_failed_total"] += 1
+
+    def _park(
+        self, item: Prepared, *, due: int | None = None, state: int = WAITING, attempts: int = 0, starts: int = 0,
+        error: str = "",
+    ) -> None:
+        self.parked.append(
+            Parked(item, self.now_us, due=due, state=state, attempts=attempts, starts=starts, error=error)
+        )
+        self.waiting.add((item.tenant, item.key))
+
+    async def _bury(self, item: Prepared, reason: str, error: str, attempts: int, lane: bool = True) -> None:
+        lane = lane and item.lane
+        await dead_letters.bury(
+            self.session, self.c.claim, tenant=item.tenant, key=item.key, lane=lane, position=item.position,
+            value=item.value, attempts=attempts, reason=reason, error=error, now_us=self.now_us,
+        )
+        self.report.counts["millstream_dead_letters_total"] += 1
+        self.c.instrumentation.log(
+            "error", "dead_letter", subscription=self.c.subscription.name, key=item.key, message=item.message.id,
+            reason=reason, error=error,
+        )
+        if lane and self.c.subscription.after_dead_letter == "hold":
+            await lanes.hold(self.session, self.c.claim, item.tenant, item.key, self.now_us)
+            self.waiting.add((item.tenant, item.key))

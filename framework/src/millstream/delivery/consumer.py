@@ -1,0 +1,249 @@
+"""One claim at work: a loop that reads its partition in batches, and one that runs what is parked.
+
+Both end when the claim is lost. `stop` ends them in order: no new batches and starts, then the calls under way get
+until the deadline, then they are cancelled and their starts given back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from ..errors import ClaimLost, StoreUnavailable, TransportUnavailable
+from ..message import Record
+from ..ports.transport import Reader, Transport
+from ..ports.wake import Wake
+
+from .batch import Report, TakeOut, run_batch
+from .claims import Claim
+from .consumption import Consumption
+from .effects import Slots, run_call
+from .parking import Concluded, GivenBack, Started, Turn, run_turn
+from .prepared import Prepared, prepare
+
+__all__ = ["Consumer"]
+
+TAKE_OUTS = 3
+"""Failing messages that are taken out of a batch before it is run one by one (rule C3)."""
+PAUSE = 1.0
+"""Seconds to wait while the store or the log is away."""
+IDLE = 60.0
+
+
+class Consumer:
+    """Consumes one partition for one subscription, as long as the claim is ours."""
+
+    def __init__(self, c: Consumption, transport: Transport, slots: Slots) -> None:
+        self.c = c
+        self.parked_wake = Wake(c.clock)
+        self._transport = transport
+        self._slots = slots
+        self._space = Wake(c.clock)
+        self._stopping = False
+        self._cancelled = False
+        self._reading: asyncio.Task[None] | None = None
+        self._in_read = False
+        self._calls: set[asyncio.Task[Concluded]] = set()
+        self._concluded: list[Concluded] = []
+        self._parked = 0
+        self._size = 32
+        self.blocked = False
+
+    @property
+    def claim(self) -> Claim:
+        return self.c.claim
+
+    async def run(self) -> None:
+        """Consume until stopped.
+
+        Raises:
+            ClaimLost: another worker holds the partition.
+        """
+        row = await self.c.store.query(
+            "SELECT COUNT(*) FROM millstream_parked WHERE subscription = ? AND partition = ?", *self.claim.place
+        )
+        self._parked = row[0][0]
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._reading = group.create_task(self._read())
+                group.create_task(self._run_parked(group))
+        except BaseExceptionGroup as errors:
+            lost = errors.subgroup(ClaimLost)
+            if lost is not None:
+                raise ClaimLost(str(lost.exceptions[0])) from errors
+            raise
+        finally:
+            self._slots.leave(self.parked_wake)
+
+    def stop(self) -> None:
+        """Take no new work; `run` returns once the work at hand is finished."""
+        self._stopping = True
+        self._space.set()
+        self.parked_wake.set()
+        if self._in_read and self._reading is not None:
+            self._reading.cancel()
+
+    def cancel_calls(self) -> None:
+        """The deadline of a stop: cancel the calls under way; their starts are given back."""
+        self._cancelled = True
+        for call in self._calls:
+            call.cancel()
+
+    # -- the log ------------------------------------------------------------------------------------------------
+
+    async def _read(self) -> None:
+        while not self._stopping:
+            reader = self._transport.read(self.c.subscription.topic, self.claim.partition, self.claim.position)
+            try:
+                await self._read_from(reader)
+            except TransportUnavailable as error:
+                self.c.instrumentation.log("warning", "log_away", subscription=self._name, error=str(error))
+                await self.c.clock.sleep(PAUSE)
+            finally:
+                await reader.aclose()
+
+    async def _read_from(self, reader: Reader) -> None:
+        c = self.c
+        limit = c.limits.effect_backlog if c.subscription.effect else c.limits.parked_limit
+        while not self._stopping:
+            if self._parked >= limit:
+                await self._wait_for_space(limit)
+                continue
+            self._in_read = True
+            try:
+                records = await reader.next(self._size)
+            finally:
+                self._in_read = False
+            await self._apply(records)
+
+    async def _wait_for_space(self, limit: int) -> None:
+        if not self.blocked and not self.c.subscription.effect:
+            self.c.instrumentation.log(
+                "error", "partition_blocked", subscription=self._name, partition=self.claim.partition,
+                parked=self._parked, limit=limit,
+            )
+        self.blocked = True
+        await self._space.wait(IDLE)
+        self.blocked = self._parked >= limit
+
+    async def _apply(self, records: Sequence[Record]) -> None:
+        c = self.c
+        batch = prepare(records, c.known, c.recorded)
+        failed: dict[int, BaseException] = {}
+        cheap = c.store.capabilities.cheap_savepoints
+        while True:
+            try:
+                report = await c.store.transact(lambda session: run_batch(session, c, batch, failed, cheap))
+            except TakeOut as out:
+                failed[out.index] = out.error
+                if len(failed) > TAKE_OUTS:
+                    for item in batch:
+                        await self._apply_one(item)
+                    return
+            except StoreUnavailable as error:
+                # The store being away pauses the intake and blames no message (rule C5).
+                c.instrumentation.log("error", "store_away", subscription=self._name, error=str(error))
+                await c.clock.sleep(PAUSE)
+            else:
+                break
+        self._applied(batch, report)
+        await self._transport.mark(
+            f"{c.subscription.service}/{c.subscription.name}", c.subscription.topic, self.claim.partition,
+            self.claim.position,
+        )
+
+    async def _apply_one(self, item: Prepared) -> None:
+        c = self.c
+        report = await c.store.transact(lambda session: run_batch(session, c, [item], {}, True))
+        self._applied([item], report)
+
+    def _applied(self, batch: list[Prepared], report: Report) -> None:
+        c = self.c
+        c.claim.position = batch[-1].position
+        c.claim.suspect = max(0, c.claim.suspect - len(batch))
+        for metric, amount in report.counts.items():
+            c.count(metric, amount)
+        c.instrumentation.observe("millstream_batch_seconds", c.labels, report.seconds)
+        if report.parked:
+            self._parked += report.parked
+            self.parked_wake.set()
+        # Grow towards the target, shrink below it at once: handlers differ a thousandfold in what they cost.
+        per_message = report.seconds / len(batch)
+        fitting = int(c.limits.batch_seconds / per_message) if per_message > 0 else c.limits.batch_messages
+        self._size = max(1, min(fitting, self._size * 2, c.limits.batch_messages))
+
+    # -- the store ----------------------------------------------------------------------------------------------
+
+    async def _run_parked(self, group: asyncio.TaskGroup) -> None:
+        c = self.c
+        marked: list[Started] = []
+        while True:
+            if self._stopping and not (marked or self._calls or self._concluded):
+                return
+            concluded, room = self._concluded, self._room(marked)
+            if not marked and not concluded and not await self._due(room):
+                continue
+            self._concluded = []
+            try:
+                turn = await c.store.transact(
+                    lambda session, m=marked, d=concluded, r=room: run_turn(session, c, m, d, r)
+                )
+            except StoreUnavailable as error:
+                self._concluded = concluded + self._concluded
+                c.instrumentation.log("error", "store_away", subscription=self._name, error=str(error))
+                await c.clock.sleep(PAUSE)
+                continue
+            marked = self._turned(turn, group)
+
+    async def _due(self, room: int) -> bool:
+        """Whether a lane is due now; otherwise wait until one may be."""
+        timeout = IDLE
+        if room > 0:
+            rows = await self.c.store.query(
+                "SELECT due FROM millstream_lanes WHERE subscription = ? AND partition = ? AND state = 0 "
+                "ORDER BY due LIMIT 1",
+                *self.claim.place,
+            )
+            if rows:
+                timeout = min(IDLE, (rows[0][0] - self.c.clock.now_us()) / 1e6)
+                if timeout <= 0:
+                    return True
+            self._slots.leave(self.parked_wake)
+        elif not self._stopping:
+            self._slots.stand_in_line(self.parked_wake)
+        await self.parked_wake.wait(timeout)
+        return False
+
+    def _room(self, marked: list[Started]) -> int:
+        if self._stopping:
+            return 0
+        return self._slots.room(self.parked_wake) if self.c.subscription.effect else self.c.limits.drain_messages
+
+    def _turned(self, turn: Turn, group: asyncio.TaskGroup) -> list[Started]:
+        c = self.c
+        for metric, amount in turn.counts.items():
+            c.count(metric, amount)
+        self._parked -= turn.gone
+        if turn.gone:
+            self._space.set()
+        if not c.subscription.effect:
+            return turn.started
+        for started in turn.started:
+            self._slots.take(self.parked_wake)
+            call = group.create_task(run_call(c, started))
+            self._calls.add(call)
+            call.add_done_callback(lambda done, s=started: self._called(done, s))
+            if self._cancelled:
+                call.cancel()
+        return []
+
+    def _called(self, call: asyncio.Task[Concluded], started: Started) -> None:
+        # A cancelled call, even one that never began, gives its start back: neither success nor failure.
+        self._concluded.append(Concluded(started, error=GivenBack()) if call.cancelled() else call.result())
+        self._calls.discard(call)
+        self._slots.give()
+        self.parked_wake.set()
+
+    @property
+    def _name(self) -> str:
+        return self.c.subscription.name

@@ -1,0 +1,268 @@
+"""One service's share of the work in one process: takes its claims, runs what they stand for, gives them back.
+
+The worker gives a sign of life each third of a lease, takes what belongs to it by the division of rule C10, and
+releases what does not any more, after the running transaction. What a claim runs is supervised: an error that nobody
+expected is logged, the claim is released, and taken again after a growing pause.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from ..clock import Clock
+from ..errors import ClaimLost, StoreUnavailable
+from ..ids import Entropy, Ids
+from ..ports.instrumentation import Instrumentation
+from ..ports.store import Session, Store
+from ..ports.transport import Transport
+from ..ports.wake import Wake
+from ..resilience.backoff import Retry
+from . import claims
+from .claims import RELAY, Claim
+from .consumer import Consumer
+from .consumption import Consumption, Limits
+from .dead_letters import LANES_CHANNEL
+from .effects import Slots
+from .outbox import Origin
+from .registration import Registered
+from .relay import Relay
+from .timers import ScheduleRunner, Ticking, TimerMover
+
+__all__ = ["Engines", "Worker"]
+
+_RESTART = Retry(first="200ms", cap="30s")
+
+
+class Engines(msgspec.Struct, frozen=True, eq=False):
+    """What a worker works with."""
+
+    store: Store
+    transport: Transport
+    clock: Clock
+    entropy: Entropy
+    ids: Ids
+    instrumentation: Instrumentation
+    limits: Limits = Limits()
+    relay_shards: int = 1
+
+
+class Worker:
+    """Runs the subscriptions, schedules and relay shards of one service."""
+
+    def __init__(
+        self, service: str, subscriptions: Sequence[Registered], schedules: Sequence[Ticking], engines: Engines,
+        name: str,
+    ) -> None:
+        self.service = service
+        self.name = name
+        self._e = engines
+        self._registered = {r.id: r for r in subscriptions}
+        self._slots = {r.id: Slots(r.subscription.concurrency) for r in subscriptions}
+        self._schedules = [
+            ScheduleRunner(
+                t, engines.store, Origin(f"/{service}", engines.ids), clock=engines.clock,
+                instrumentation=engines.instrumentation,
+            )
+            for t in schedules
+        ]
+        self._wake = Wake(engines.clock)
+        self._held: dict[tuple[int, int], _Held] = {}
+        self._failures: dict[tuple[int, int], int] = {}
+        self._not_before: dict[tuple[int, int], float] = {}
+        self._schedule_tasks: list[asyncio.Task[None]] = []
+        self._taking = True
+        self._relaying = True
+        self._done = False
+        self.ready = False
+        """Set once the worker has looked at all claims for the first time."""
+
+    async def run(self) -> None:
+        """Work until `stop` has finished."""
+        async with asyncio.TaskGroup() as group:
+            lanes = group.create_task(self._watch_lanes())
+            self._schedule_tasks = [group.create_task(s.run()) for s in self._schedules]
+            while not self._done:
+                try:
+                    await self._look(group)
+                    self.ready = True
+                except StoreUnavailable as error:
+                    self._e.instrumentation.log("error", "worker_store_away", service=self.service, error=str(error))
+                await self._wake.wait(self._e.limits.lease_seconds / 3)
+            lanes.cancel()
+
+    async def stop_consuming(self, deadline: float) -> None:
+        """Take nothing new, finish what runs; after `deadline` seconds cancel calls and give their starts back."""
+        self._taking = False
+        for schedule in self._schedules:
+            schedule.stop()
+        consumers = [held for held in self._held.values() if held.consumer is not None]
+        for held in consumers:
+            held.stop()
+        tasks = {held.task for held in consumers} | set(self._schedule_tasks)
+        timer = self._e.clock.call_later(deadline, lambda: [h.cancel_calls() for h in consumers])
+        await _settled(tasks)
+        timer.cancel()
+
+    async def stop(self) -> None:
+        """Let the relay finish what it has in hand, release all claims, end `run`. Call after `stop_consuming`."""
+        self._taking = self._relaying = False
+        for held in self._held.values():
+            held.stop()
+        await _settled({held.task for held in self._held.values()})
+
+        async def leave(session: Session) -> None:
+            await session.execute("DELETE FROM millstream_workers WHERE id = ?", self.name)
+
+        try:
+            await self._e.store.transact(leave)
+        except StoreUnavailable as error:
+            self._e.instrumentation.log("warning", "worker_left_unseen", service=self.service, error=str(error))
+        self._done = True
+        self._wake.set()
+
+    # -- claims -------------------------------------------------------------------------------------------------
+
+    async def _look(self, group: asyncio.TaskGroup) -> None:
+        """Give a sign of life, take what is ours, let go of what is not."""
+        lease_us = self._e.limits.lease_us
+
+        async def work(session: Session) -> tuple[list[tuple[int, int, int]], list[tuple[int, int]]]:
+            await claims.renew(session, self.name, lease_us)
+            return await claims.claims_of(session, self.name, lease_us)
+
+        mine, wanted = await self._e.store.transact(work)
+        epochs = {(subscription, partition): epoch for subscription, partition, epoch in mine}
+        for place, held in list(self._held.items()):
+            if epochs.get(place) != held.claim.epoch:
+                held.stop()  # its next transaction fails the epoch check anyhow
+        now = self._e.clock.monotonic()
+        for place in wanted:
+            runs = self._taking if place[0] != RELAY else self._relaying
+            known = place[0] == RELAY or place[0] in self._registered
+            if runs and known and place not in self._held and self._not_before.get(place, 0.0) <= now:
+                await self._take(group, place)
+
+    async def _take(self, group: asyncio.TaskGroup, place: tuple[int, int]) -> None:
+        limits = self._e.limits
+        claim = await self._e.store.transact(
+            lambda session: claims.take(session, *place, self.name, limits.lease_us, limits.batch_messages)
+        )
+        if claim is None:
+            return
+        held = self._runner(claim)
+        self._held[place] = held
+        self._e.instrumentation.count("millstream_claims_taken_total", (("service", self.service),))
+        held.task = group.create_task(self._supervise(place, held))
+
+    def _runner(self, claim: Claim) -> _Held:
+        e = self._e
+        if claim.subscription == RELAY:
+            relay = Relay(
+                e.store, e.transport, clock=e.clock, entropy=e.entropy, instrumentation=e.instrumentation,
+                service=self.service, shard=claim.partition, shards=e.relay_shards,
+            )
+            parts: list[_Part] = [relay]
+            if claim.partition == 0:
+                parts.append(TimerMover(e.store, clock=e.clock, instrumentation=e.instrumentation))
+            return _Held(claim, parts, None)
+        registered = self._registered[claim.subscription]
+        subscription = registered.subscription
+        consumption = Consumption(
+            subscription=subscription,
+            claim=claim,
+            generation=registered.generation,
+            known={event.name: event for event in subscription.events},
+            recorded=registered.recorded,
+            store=e.store,
+            origin=Origin(f"/{self.service}", e.ids, subscription.name, registered.generation),
+            clock=e.clock,
+            entropy=e.entropy,
+            instrumentation=e.instrumentation,
+            limits=e.limits,
+            labels=(("service", self.service), ("subscription", subscription.name)),
+        )
+        consumer = Consumer(consumption, e.transport, self._slots[claim.subscription])
+        return _Held(claim, [consumer], consumer)
+
+    async def _supervise(self, place: tuple[int, int], held: _Held) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                for part in held.parts:
+                    group.create_task(part.run())
+            self._failures.pop(place, None)
+        except BaseExceptionGroup as errors:
+            if errors.split(Exception)[1] is not None:
+                raise
+            if errors.subgroup(ClaimLost) is not None:
+                self._e.instrumentation.count("millstream_claims_lost_total", (("service", self.service),))
+            else:
+                self._failed(place, errors)
+        finally:
+            self._held.pop(place, None)
+            self._wake.set()
+        try:
+            await self._e.store.transact(lambda session: claims.release(session, held.claim))
+        except StoreUnavailable as error:
+            self._e.instrumentation.log("warning", "claim_not_released", service=self.service, error=str(error))
+
+    def _failed(self, place: tuple[int, int], errors: BaseExceptionGroup[BaseException]) -> None:
+        failures = self._failures[place] = self._failures.get(place, 0) + 1
+        pause = _RESTART.delay(failures, self._e.entropy.random())
+        self._not_before[place] = self._e.clock.monotonic() + pause
+        self._e.clock.call_later(pause, self._wake.set)
+        first: BaseException = errors
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        self._e.instrumentation.count("millstream_task_restarts_total", (("service", self.service),))
+        self._e.instrumentation.log(
+            "error", "claim_failed", service=self.service, subscription=place[0], partition=place[1],
+            error=f"{type(first).__name__}: {first}", pause_s=pause,
+        )
+
+    async def _watch_lanes(self) -> None:
+        """An operator made lanes due: every consumer looks at its own."""
+        signal = self._e.store.listen(LANES_CHANNEL)
+        try:
+            while True:
+                if await signal.wait(60.0):
+                    for held in self._held.values():
+                        if held.consumer is not None:
+                            held.consumer.parked_wake.set()
+        finally:
+            signal.close()
+
+
+class _Part(Protocol):
+    """Something that runs until it is stopped."""
+
+    async def run(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+class _Held:
+    """A claim and what runs under it."""
+
+    def __init__(self, claim: Claim, parts: Sequence[_Part], consumer: Consumer | None) -> None:
+        self.claim = claim
+        self.parts = parts
+        self.consumer = consumer
+        self.task: asyncio.Task[None]
+
+    def stop(self) -> None:
+        for part in self.parts:
+            part.stop()
+
+    def cancel_calls(self) -> None:
+        if self.consumer is not None:
+            self.consumer.cancel_calls()
+
+
+async def _settled(tasks: set[asyncio.Task[None]]) -> None:
+    """Return when all tasks have ended; their errors belong to their own group."""
+    if tasks:
+        await asyncio.wait(tasks)
