@@ -41,6 +41,7 @@ class TransportCapabilities(msgspec.Struct, frozen=True):
     retention_by_position: bool
     """`mark` lets the log delete what every provisioned subscription has read."""
     largest_record_bytes: int
+    """The largest value; a key of up to 1 KiB comes on top."""
     batch_is_atomic: bool
     """Either all records of one publish become durable, or none."""
 
@@ -60,7 +61,9 @@ class Reader(Protocol):
         without a gap. Cancelling it loses nothing: the same records come again.
 
         Raises:
-            PositionGone: retention removed the record that would come next.
+            PositionGone: retention removed the record that would come next, or the position lies beyond the end: the
+                log was lost or put back, and waiting would skip what gets these positions next.
+            Misconfigured: the topic was never provisioned, or has no such partition.
             TransportUnavailable: the log is away; a new reader may be opened later.
         """
         ...
@@ -106,6 +109,7 @@ class Transport(Protocol):
 
         Raises:
             RecordRefused: a record will never be accepted; those before its index are durable.
+            Misconfigured: the topic was never provisioned, or has no such partition.
             TransportUnavailable: nothing is known about any of the records.
         """
         ...
@@ -117,8 +121,9 @@ class Transport(Protocol):
     async def mark(self, subscription: str, topic: str, partition: int, position: int) -> None:
         """Tell how far a provisioned subscription has come: a hint for retention and for the engine's lag tools.
 
-        Never the source of truth. Retention never passes the smallest mark where the adapter controls it (rule L4);
-        a subscription that was never marked holds everything.
+        Never the source of truth. Retention never passes the smallest mark where the adapter controls it (rule L4). The
+        log knows a subscription from its first mark on, so mark its start position when it is provisioned; a partition
+        that it never marked is held whole. With no mark at all a topic keeps everything.
         """
         ...
 

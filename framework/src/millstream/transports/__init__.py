@@ -1,0 +1,1 @@
+"""Adapters of the transport port, one file an engine."""
