@@ -22,7 +22,17 @@ from ..clock import Clock
 from ..errors import Misconfigured, Transient
 from ..ports.instrumentation import Instrumentation
 
-__all__ = ["ALGORITHMS", "Fetch", "JwksAddress", "KeySource", "StaticKeys", "VerifyingKey", "keys_from_file", "read_jwks"]
+__all__ = [
+    "ALGORITHMS",
+    "Fetch",
+    "JwksAddress",
+    "KeySource",
+    "StaticKeys",
+    "VerifyingKey",
+    "keys_from_file",
+    "keys_from_text",
+    "read_jwks",
+]
 
 Fetch = Callable[[str], Awaitable[bytes]]
 """Get the body under a URL, over the runtime's HTTP client; raises `Transient` when that fails."""
@@ -136,6 +146,15 @@ def keys_from_file(path: Path, algorithms: Sequence[str] = ALGORITHMS) -> Static
         content = path.read_bytes()
     except OSError as error:
         raise Misconfigured(f"key file {path}: {error.strerror}") from error
+    return keys_from_text(content, path, algorithms)
+
+
+def keys_from_text(content: bytes, path: Path, algorithms: Sequence[str] = ALGORITHMS) -> StaticKeys:
+    """As `keys_from_file`, of content that was read already; `path` is for messages.
+
+    Raises:
+        Misconfigured: the content holds no usable key.
+    """
     if content.lstrip().startswith(b"{"):
         keys = read_jwks(content, algorithms)
     else:

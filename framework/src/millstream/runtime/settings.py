@@ -39,6 +39,7 @@ __all__ = [
     "Telemetry",
     "TransportSettings",
     "load_settings",
+    "read_settings",
 ]
 
 Seconds = Annotated[float, msgspec.Meta(extra={DURATION: True})]
@@ -111,12 +112,12 @@ class Consumption(_Section, frozen=True):
 
 
 class Auth(_Section, frozen=True):
-    """Who signs bearer tokens. Without `jwks` and `keys`: a development key in the data folder."""
+    """Who signs bearer tokens. Without `jwks` and `public_key`: a development key in the data folder."""
 
     jwks: SecretText = ""
-    """URL of the issuer's JSON Web Key Set."""
-    keys: str = ""
-    """Path of a file with a JWKS, or with public keys in PEM."""
+    """URL of the issuer's JSON Web Key Set, or path of a file with one; a relative path counts from the data folder."""
+    public_key: SecretText = ""
+    """A public key in PEM, usually `file:/etc/millstream/issuer.pem`."""
     issuer: str = ""
     audience: str = ""
     roles_claim: str = "roles"
@@ -125,7 +126,7 @@ class Auth(_Section, frozen=True):
     @property
     def development(self) -> bool:
         """Whether tokens of `millstream token` are accepted."""
-        return not self.jwks and not self.keys
+        return not self.jwks and not self.public_key
 
 
 class Telemetry(_Section, frozen=True):
@@ -145,6 +146,10 @@ class Settings(_Section, frozen=True):
     """Import path of the services: `module:name` of a `Service` or a sequence of them."""
     data: Path = Path("var")
     """Folder of everything that is kept on this machine."""
+    only: tuple[str, ...] = ()
+    """Names of the services of `app` that this process runs; none named: all of them."""
+    start: Literal["earliest", "now"] | None = None
+    """Where subscriptions begin that a used store does not know; without it such a name refuses to start."""
     http: Http = Http()
     store: StoreSettings = StoreSettings()
     transport: TransportSettings = TransportSettings()
@@ -181,15 +186,22 @@ def load_settings(
         Misconfigured: every problem found: unreadable files, unknown keys with the nearest known one, wrong types,
             values out of range, settings that contradict each other.
     """
+    settings, problems = read_settings(path, env, overrides)
+    if problems:
+        raise Misconfigured(problems)
+    return settings
+
+
+def read_settings(
+    path: Path | None = None, env: Mapping[str, str] | None = None, overrides: Mapping[str, object] | None = None
+) -> tuple[Settings, list[str]]:
+    """The same for those who go on looking for problems: what cannot be read keeps its default."""
     reader = Reader(Settings)
     reader.add_file(path)
     reader.add_environment(env or {})
     reader.add_overrides(overrides or {})
     settings = reader.build(Settings)
-    reader.problems.extend(_contradictions(settings))
-    if reader.problems:
-        raise Misconfigured(reader.problems)
-    return settings
+    return settings, [*reader.problems, *_contradictions(settings)]
 
 
 def _contradictions(settings: Settings) -> list[str]:
@@ -214,7 +226,7 @@ def _contradictions(settings: Settings) -> list[str]:
         ),
         (consumption.inbox_retention > 0, f"consumption.inbox_retention = {consumption.inbox_retention}: above 0"),
         (consumption.max_parked >= 1, f"consumption.max_parked = {consumption.max_parked}: at least 1"),
-        (not (auth.jwks and auth.keys), "auth: give either jwks or keys, not both"),
+        (not (auth.jwks and auth.public_key), "auth: give either jwks or public_key, not both"),
         (0 <= settings.telemetry.sample <= 1, f"telemetry.sample = {settings.telemetry.sample}: a share from 0 to 1"),
     ]
     return [problem for holds, problem in rules if not holds]

@@ -188,7 +188,10 @@ def _convert(value: object, hint: Any) -> Any:
     if hint is Path:
         return Path(msgspec.convert(value, str)) if not isinstance(value, Path) else value
     if isinstance(value, str):
-        return msgspec.convert(value.strip(), hint, strict=False)
+        text = value.strip()
+        if get_origin(hint) is tuple:  # in the environment a list is written with commas
+            return msgspec.convert([part.strip() for part in text.split(",") if part.strip()], hint, strict=False)
+        return msgspec.convert(text, hint, strict=False)
     return msgspec.convert(value, hint)
 
 

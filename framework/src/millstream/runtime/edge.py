@@ -1,0 +1,142 @@
+"""The HTTP application of a runtime: the services' routes, probes, metrics, documents and the admin API, on one port."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from starlette.routing import BaseRoute, Mount
+
+from ..caller import Caller
+from ..delivery.operations import StoreOperations
+from ..errors import Transient
+from ..http.admin import AdminSystem, admin_app
+from ..http.app import HttpApp, HttpBinding, build_app
+from ..http.asyncapi import asyncapi_json
+from ..http.auth import BearerTokens, TokenRules
+from ..http.development import development_key
+from ..http.documents import Document, document
+from ..http.keys import Fetch, JwksAddress, KeySource, StaticKeys, keys_from_file, keys_from_text
+from ..http.limits import Limits as HttpLimits
+from ..http.openapi import openapi_document
+from ..service.topics import topics_of
+from .runtime import Runtime
+from .settings import Auth, Settings
+
+__all__ = ["VERSION", "Probes", "build_edge", "key_source", "no_fetch"]
+
+VERSION = version("millstream")
+
+
+class Probes:
+    """What the probes answer. `live` stays true while the process drains; `ready` does not."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self.serving = False
+        """Set once the port is open, cleared when a drain begins."""
+
+    def live(self) -> Document:
+        """200 as long as the event loop answers."""
+        return Document(b'{"status":"live"}')
+
+    def ready(self) -> Document:
+        """200 when requests should be sent here."""
+        if self.serving and self._runtime.ready:
+            return Document(b'{"status":"ready"}')
+        return Document(b'{"status":"not ready"}', status=503)
+
+
+def build_edge(
+    runtime: Runtime, settings: Settings, probes: Probes, metrics: Callable[[], tuple[bytes, str]], admin_token: str,
+    fetch: Fetch, extra: Sequence[BaseRoute] = (),
+) -> HttpApp:
+    """The application.
+
+    Raises:
+        Misconfigured: a route cannot be bound; lists every problem.
+    """
+    c = runtime.composition
+    bindings = [
+        HttpBinding(b.service.name, b.service.routes, b.store, b.origin, b.resources) for b in runtime.bound.values()
+    ]
+    limits = HttpLimits(body_bytes=settings.http.body_limit_bytes)
+    auth = settings.auth
+    rules = TokenRules(
+        audience=auth.audience or None, issuer=auth.issuer or None, roles_claim=auth.roles_claim,
+        tenant_claim=auth.tenant_claim,
+    )
+    authenticate = BearerTokens(key_source(auth, settings, runtime, fetch), c.clock, rules)
+
+    async def caller_of(token: str) -> Caller:
+        identity = await authenticate(token)
+        return Caller(identity.subject, identity.roles, identity.tenant)
+
+    system = AdminSystem(
+        operations={
+            name: StoreOperations(name, bound.store, c.clock) for name, bound in runtime.bound.items()
+        },
+        transport=c.transport,
+        topics=topics_of(runtime.services),
+        clock=c.clock,
+        ids=runtime.ids,
+        verify=caller_of,
+        admin_token=admin_token,
+        beyond_loopback=settings.http.admin_beyond_loopback,
+    )
+    openapi = _Lazy(lambda: openapi_document(bindings, title="Millstream", version=VERSION))
+    asyncapi = _Lazy(lambda: asyncapi_json(runtime.services, version=VERSION))
+
+    def exposition() -> Document:
+        body, content_type = metrics()
+        return Document(body, content_type)
+
+    return build_app(
+        bindings,
+        authenticate=authenticate,
+        clock=c.clock,
+        ids=runtime.ids,
+        instrumentation=c.instrumentation,
+        limits=limits,
+        extra_routes=[
+            document("/live", probes.live),
+            document("/ready", probes.ready),
+            document("/metrics", exposition),
+            document("/openapi.json", lambda: Document(openapi())),
+            document("/asyncapi.json", lambda: Document(asyncapi())),
+            *extra,
+            Mount("/", admin_app(system)),
+        ],
+    )
+
+
+def key_source(auth: Auth, settings: Settings, runtime: Runtime, fetch: Fetch) -> KeySource:
+    """Where tokens' keys come from: a configured issuer, or the development key of the data folder."""
+    if auth.public_key:
+        return keys_from_text(auth.public_key.encode(), Path("auth.public_key"))
+    if auth.jwks.startswith(("http://", "https://")):
+        return JwksAddress(auth.jwks, fetch, runtime.composition.clock, runtime.composition.instrumentation)
+    if auth.jwks:
+        return keys_from_file(settings.data / auth.jwks)
+    return StaticKeys([development_key(settings.development_key, runtime.composition.entropy).verifying()])
+
+
+class _Lazy:
+    """A document that is made when first asked for: start-up does not wait for it."""
+
+    def __init__(self, make: Callable[[], bytes]) -> None:
+        self._make = make
+        self._made: bytes | None = None
+
+    def __call__(self) -> bytes:
+        if self._made is None:
+            self._made = self._make()
+        return self._made
+
+
+async def no_fetch(url: str) -> bytes:
+    """For systems whose keys come from files."""
+    raise Transient(f"{url}: nothing fetches keys here")
+
+
