@@ -83,7 +83,7 @@ def test_every_problem_is_listed_at_once(tmp_path: Path) -> None:
     ],
 )
 def test_a_value_out_of_range_is_refused(key: str, value: object, says: str) -> None:
-    assert any(says in problem for problem in _problems(**{key: value}))
+    assert any(says in problem for problem in _problems(None, None, **{key: value}))
 
 
 def test_two_sources_of_keys_contradict_each_other() -> None:
@@ -98,6 +98,14 @@ def test_a_file_that_is_not_there_and_one_that_is_no_toml_are_named(tmp_path: Pa
 
     assert "cannot be read (No such file or directory)" in _problems(tmp_path / "none.toml")[0]
     assert "no TOML" in _problems(broken)[0]
+
+
+def test_lists_are_written_with_commas_in_the_environment(tmp_path: Path) -> None:
+    file = tmp_path / "millstream.toml"
+    file.write_text('only = ["orders"]\n')
+
+    assert load_settings(file).only == ("orders",)
+    assert load_settings(file, {"MILLSTREAM_ONLY": "payments, gateway"}).only == ("payments", "gateway")
 
 
 def test_durations_are_texts_or_numbers() -> None:
@@ -142,11 +150,9 @@ def test_no_secret_is_shown(tmp_path: Path) -> None:
 
 
 def test_an_unreadable_secret_is_not_shown_in_its_problem() -> None:
-    problems = _problems(None, {"MILLSTREAM_AUTH__PUBLIC_KEY": "file:/nowhere/key.pem"})
+    problems = _problems(None, {"MILLSTREAM_AUTH__JWKS": "file:/nowhere/url"})
 
-    assert problems == [
-        "MILLSTREAM_AUTH__PUBLIC_KEY = ***: file:/nowhere/key.pem cannot be read (No such file or directory)"
-    ]
+    assert problems == ["MILLSTREAM_AUTH__JWKS = ***: file:/nowhere/url cannot be read (No such file or directory)"]
 
 
 def test_variables_that_are_no_settings_are_left_alone() -> None:
@@ -156,4 +162,4 @@ def test_variables_that_are_no_settings_are_left_alone() -> None:
 
 
 def test_a_setting_nobody_could_mean_lists_the_known_ones() -> None:
-    assert "there are app, data, http.host" in _problems(None, {"MILLSTREAM_QQQQ": "1"})[0]
+    assert "there are app, data, only, start, http.host" in _problems(None, {"MILLSTREAM_QQQQ": "1"})[0]

@@ -26,20 +26,27 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
-from ..errors import MillstreamError, Misconfigured, Permanent, Refused, Transient
+from ..errors import MillstreamError, Misconfigured
 from . import admin_log, admin_store
-from .admin_system import AdminError, AdminSystem, Endpoint, problem
+from .admin_system import AdminSystem, Endpoint
+from .auth import bearer_token
+from .problems import PROBLEM_JSON, Problem, problem_of
 
-__all__ = ["ROLE", "AdminSystem", "admin_app"]
+__all__ = ["ROLE", "AdminSystem", "admin_app", "admin_routes"]
 
 ROLE = "operator"
 LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
 
 
 def admin_app(system: AdminSystem) -> ASGIApp:
-    """The application. Its routes carry the whole path, `/admin/…`: hand it the request as it came."""
+    """The routes as an application. They carry the whole path, `/admin/…`: hand it requests as they came."""
+    return Router(admin_routes(system))
+
+
+def admin_routes(system: AdminSystem) -> list[Route]:
+    """The routes, `/admin/…`, for the `extra_routes` of the application."""
     table = [*admin_store.ENDPOINTS, *admin_log.ENDPOINTS]
-    return Router([Route(path, _guarded(system, endpoint), methods=[method]) for method, path, endpoint in table])
+    return [Route(path, _guarded(system, endpoint), methods=[method]) for method, path, endpoint in table]
 
 
 def _guarded(system: AdminSystem, endpoint: Endpoint) -> Callable[[Request], Awaitable[Response]]:
@@ -47,14 +54,10 @@ def _guarded(system: AdminSystem, endpoint: Endpoint) -> Callable[[Request], Awa
         try:
             await _authorize(system, request)
             return await endpoint(system, request)
-        except AdminError as error:
-            return problem(error.status, error.title, error.detail)
-        except Refused as error:
-            return problem(409, "Refused", str(error))
-        except (Permanent, Misconfigured) as error:
-            return problem(422, type(error).__name__, str(error))
-        except Transient as error:
-            return problem(503, type(error).__name__, str(error))
+        except Misconfigured as error:
+            return _refusal(Problem(422, str(error)))  # a wrong duration in a filter: the caller's mistake
+        except MillstreamError as error:
+            return _refusal(problem_of(error))
 
     return respond
 
@@ -62,15 +65,15 @@ def _guarded(system: AdminSystem, endpoint: Endpoint) -> Callable[[Request], Awa
 async def _authorize(system: AdminSystem, request: Request) -> None:
     client = request.client.host if request.client else ""
     if not system.beyond_loopback and client not in LOOPBACK:
-        raise AdminError(403, "Forbidden", "the admin API answers callers on this machine only")
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not token:
-        raise AdminError(401, "Unauthorized", "send a bearer token: the admin token, or one with the role 'operator'")
+        raise Problem(403, "the admin API answers callers on this machine only")
+    authorization = request.headers.get("authorization")
+    token = bearer_token(None if authorization is None else authorization.encode("latin-1"), required=True) or ""
     if system.admin_token and hmac.compare_digest(token.encode(), system.admin_token.encode()):
         return
-    try:
-        caller = await system.verify(token)
-    except MillstreamError as error:
-        raise AdminError(401, "Unauthorized", str(error)) from error
+    caller = await system.verify(token)
     if not caller.may(ROLE):
-        raise AdminError(403, "Forbidden", f"{caller.subject} lacks the role {ROLE!r}")
+        raise Problem(403, f"{caller.subject} lacks the role {ROLE!r}")
+
+
+def _refusal(problem: Problem) -> Response:
+    return Response(problem.body(), problem.status, problem.headers, media_type=PROBLEM_JSON.decode())

@@ -13,11 +13,12 @@ from starlette.types import Receive, Scope, Send
 from ..errors import PositionGone, Undecodable
 from ..message import EventType, Message, Record, decode_message, encode_message, format_time, partition_of
 from ..ports.transport import Bounds
-from .admin_system import AdminError, AdminSystem, Endpoint, body_of, query_of, reply
+from .admin_system import AdminSystem, Endpoint, body_of, query_of, reply
+from .problems import Problem
 
 __all__ = ["ENDPOINTS"]
 
-SOURCE = "operator"
+SOURCE = "/operator"
 """Source of what an operator publishes by hand."""
 PAGE = 200
 
@@ -70,7 +71,7 @@ async def _partition_count(system: AdminSystem, topic: str) -> int:
     count = await system.transport.partitions(topic)
     if count is None:
         known = ", ".join(use.topic for use in system.topics)
-        raise AdminError(404, "Unknown topic", f"topic {topic!r} is not provisioned; the services use: {known}")
+        raise Problem(404, f"topic {topic!r} is not provisioned; the services use: {known}")
     return count
 
 
@@ -197,7 +198,7 @@ async def _publish(system: AdminSystem, request: Request) -> Response:
     partition = partition_of(message.lane, count)
     durable = await system.transport.publish(asked.topic, partition, [Record(encode_message(message), key)])
     if durable != 1:
-        raise AdminError(503, "Not confirmed", "the log did not confirm the record; publishing again may repeat it")
+        raise Problem(503, "the log did not confirm the record; publishing again may repeat it")
     return reply({"id": message.id, "topic": asked.topic, "partition": partition, "key": key}, 201)
 
 
@@ -209,12 +210,12 @@ def _checked(system: AdminSystem, asked: _Publish) -> tuple[str | None, int]:
         if asked.unchecked:
             return asked.key, asked.version or 1
         known = ", ".join(sorted({event.name for event in declared})) or "none"
-        raise AdminError(422, "Unknown type", f"topic {asked.topic!r} has no event {asked.type!r}; its events: {known}")
+        raise Problem(422, f"topic {asked.topic!r} has no event {asked.type!r}; its events: {known}")
     newest: EventType = max(of_type, key=lambda event: event.version)
     version = asked.version or newest.version
     key = newest.key_of(newest.read(version, bytes(asked.data)))
     if key is not None and asked.key not in (None, key):
-        raise AdminError(422, "Wrong key", f"{asked.type} is ordered by {newest.key!r}, which is {key!r} here")
+        raise Problem(422, f"{asked.type} is ordered by {newest.key!r}, which is {key!r} here")
     return key or asked.key, version
 
 

@@ -18,7 +18,8 @@ from ..delivery.operations_api import (
     Operations,
     PositionRow,
 )
-from .admin_system import AdminError, AdminSystem, Endpoint, body_of, operations_of, query_of, reply, seconds_ago
+from .admin_system import AdminSystem, Endpoint, body_of, operations_of, query_of, reply, seconds_ago
+from .problems import Problem
 
 __all__ = ["ENDPOINTS", "Letters", "Redrive", "parse_letter_id"]
 
@@ -129,16 +130,16 @@ async def _dead_letter(system: AdminSystem, request: Request) -> Response:
     (operations,) = operations_of(system, service)
     letter = await operations.dead_letter(number)
     if letter is None:
-        raise AdminError(404, "Not found", f"no dead letter {service}:{number}; it may have been redriven or dropped")
+        raise Problem(404, f"no dead letter {service}:{number}; it may have been redriven or dropped")
     return reply({**_letter(letter.row), "error": letter.error, "behind": letter.behind, "message": letter.message})
 
 
 async def _redrive(system: AdminSystem, request: Request) -> Response:
     asked = await body_of(request, Redrive)
     if asked.rate is not None and asked.rate <= 0:
-        raise AdminError(422, "Invalid body", "rate is letters per second, above 0")
+        raise Problem(422, "rate is letters per second, above 0")
     if asked.edit and len(asked.ids or ()) != 1:
-        raise AdminError(422, "Invalid body", "edit needs exactly one id")
+        raise Problem(422, "edit needs exactly one id")
     edit = bytes(asked.edit) or None
 
     async def redrive(operations: Operations, letters: DeadLetterFilter, limit: int) -> Moved:
@@ -150,7 +151,7 @@ async def _redrive(system: AdminSystem, request: Request) -> Response:
 async def _drop(system: AdminSystem, request: Request) -> Response:
     asked = await body_of(request, Redrive)
     if asked.edit or asked.rate is not None:
-        raise AdminError(422, "Invalid body", "drop takes neither edit nor rate")
+        raise Problem(422, "drop takes neither edit nor rate")
 
     async def drop(operations: Operations, letters: DeadLetterFilter, limit: int) -> Moved:
         return await operations.drop(letters, dry_run=asked.dry_run, limit=limit)
@@ -163,7 +164,7 @@ async def _move(
 ) -> dict[str, Any]:
     """Move up to `limit` letters over the services that are meant, and add up what was done."""
     if asked.ids is None and not asked.all and not _has_condition(asked):
-        raise AdminError(422, "Invalid body", 'name ids or conditions, or say "all": true')
+        raise Problem(422, 'name ids or conditions, or say "all": true')
     wanted = {parse_letter_id(text) for text in asked.ids} if asked.ids is not None else None
     limit = max(1, min(asked.limit, LARGEST_PAGE))
     matched, moved, ids = 0, 0, list[str]()
@@ -207,7 +208,7 @@ def parse_letter_id(text: str) -> tuple[str, int]:
     """`orders:17` → ("orders", 17)."""
     service, _, number = text.rpartition(":")
     if not service or not number.isdecimal() or len(number) > 18:
-        raise AdminError(422, "Invalid id", f"{text!r} is no id of a dead letter; they read like 'orders:17'")
+        raise Problem(422, f"{text!r} is no id of a dead letter; they read like 'orders:17'")
     return service, int(number)
 
 
@@ -228,7 +229,7 @@ async def _held_row(system: AdminSystem, request: Request) -> Response:
     topic, key = request.query_params.get("topic", ""), request.query_params.get("key", "")
     row = await operations.held_row(topic, key)
     if row is None:
-        raise AdminError(404, "Not found", f"key {key!r} of topic {topic!r} is not held")
+        raise Problem(404, f"key {key!r} of topic {topic!r} is not held")
     return reply(row)
 
 
@@ -238,11 +239,11 @@ async def _decide_held(system: AdminSystem, request: Request) -> Response:
     if held.action == "free":
         await operations.free_key(held.topic, held.key)
     elif held.row_id is None:
-        raise AdminError(422, "Invalid body", "row_id is needed, so that you decide about the row that you have seen")
+        raise Problem(422, "row_id is needed, so that you decide about the row that you have seen")
     elif held.action == "drop":
         await operations.drop_row(held.topic, held.key, held.row_id)
     elif not held.data:
-        raise AdminError(422, "Invalid body", "edit needs data")
+        raise Problem(422, "edit needs data")
     else:
         await operations.edit_row(held.topic, held.key, held.row_id, bytes(held.data))
     return reply({"service": held.service, "topic": held.topic, "key": held.key, "done": held.action})

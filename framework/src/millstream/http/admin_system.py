@@ -1,4 +1,4 @@
-"""What the admin API works on, and what its endpoints share: reading a request, replying, refusing."""
+"""What the admin API works on, and what its endpoints share: reading a request and replying."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ from ..delivery.operations_api import Operations
 from ..ids import Ids
 from ..ports.transport import Transport
 from ..service.topics import TopicUse
+from .problems import Problem
 
 __all__ = [
-    "AdminError",
     "AdminSystem",
     "Endpoint",
     "Stopping",
     "body_of",
     "operations_of",
-    "problem",
     "query_of",
     "reply",
     "seconds_ago",
@@ -46,8 +45,8 @@ class Stopping(Protocol):
 class AdminSystem:
     """What the admin API works on; the runtime puts it together.
 
-    admin_token: accepted besides operators' tokens; empty accepts none. verify: a bearer token's caller, or raises.
-    stopping: ends the streams when the process shuts down.
+    admin_token: accepted besides operators' tokens; empty accepts none. verify: a bearer token's caller, or raises
+    `Unauthenticated`. stopping: ends the streams when the process shuts down.
     """
 
     operations: Mapping[str, Operations]
@@ -64,26 +63,9 @@ class AdminSystem:
 Endpoint = Callable[[AdminSystem, Request], Awaitable[Response]]
 
 
-class AdminError(Exception):
-    """Ends a request with a problem."""
-
-    def __init__(self, status: int, title: str, detail: str) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.title = title
-        self.detail = detail
-
-
 def reply(body: object, status: int = 200) -> Response:
     """A JSON reply."""
     return Response(msgspec.json.encode(body), status, media_type="application/json")
-
-
-def problem(status: int, title: str, detail: str) -> Response:
-    """An RFC 9457 problem."""
-    headers = {"www-authenticate": "Bearer"} if status == 401 else None
-    body = {"type": "about:blank", "title": title, "status": status, "detail": detail}
-    return Response(msgspec.json.encode(body), status, headers, media_type="application/problem+json")
 
 
 async def body_of(request: Request, kind: type[T]) -> T:
@@ -91,7 +73,7 @@ async def body_of(request: Request, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(await request.body(), type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise AdminError(422, "Invalid body", str(error)) from error
+        raise Problem(422, str(error)) from error
 
 
 def query_of(request: Request, kind: type[T]) -> T:
@@ -101,7 +83,7 @@ def query_of(request: Request, kind: type[T]) -> T:
     try:
         return msgspec.convert(values, kind, strict=False)
     except msgspec.ValidationError as error:
-        raise AdminError(422, "Invalid query", str(error)) from error
+        raise Problem(422, str(error)) from error
 
 
 def operations_of(system: AdminSystem, service: str | None) -> list[Operations]:
@@ -111,7 +93,7 @@ def operations_of(system: AdminSystem, service: str | None) -> list[Operations]:
     found = system.operations.get(service)
     if found is None:
         known = ", ".join(sorted(system.operations))
-        raise AdminError(404, "Unknown service", f"no service {service!r} runs here; there are: {known}")
+        raise Problem(404, f"no service {service!r} runs here; there are: {known}")
     return [found]
 
 
