@@ -101,6 +101,7 @@ class _Served:
         instrumentation: Instrumentation,
     ) -> None:
         self._name = f"{method.service}/{method.method}"
+        self._place = where(method.handler)
         self._span = {"service": binding.name, "contract": method.service, "method": method.method}
         self._method = method
         self._store = binding.store
@@ -110,44 +111,44 @@ class _Served:
         self._instrumentation = instrumentation
         self._parse: Callable[[bytes], Any] = method.request.FromString
         self._request_at, self._caller_at, self._tx_at = -1, -1, -1
-        self._arguments = self._plan(binding, method)
+        self._contracts: list[str] = []
+        self._arguments: list[Any] = []
+        problems = [*self._plan(binding), *self._contradictions()]
+        if problems:
+            raise Misconfigured(problems)
 
-    def _plan(self, binding: RpcBinding, method: RpcMethod) -> list[Any]:
+    def _plan(self, binding: RpcBinding) -> list[str]:
+        """Fill what is known now, remember the places of the rest; return what cannot be filled."""
         problems: list[str] = []
-        arguments: list[Any] = []
-        place = where(method.handler)
-        contracts: list[str] = []
-        for at, parameter in enumerate(parameters_of(method.handler)):
+        query = Query(binding.store.query)
+        for at, parameter in enumerate(parameters_of(self._method.handler)):
             kind = parameter.type
-            arguments.append(None)
-            if kind is method.request:
+            self._arguments.append(query if kind is Query else binding.resources.get(kind))
+            if kind is self._method.request:
                 self._request_at = at
             elif kind is Caller:
                 self._caller_at = at
             elif kind is Tx:
                 self._tx_at = at
-            elif kind is Query:
-                arguments[at] = Query(binding.store.query)
             elif kind in binding.resources:
-                arguments[at] = binding.resources[kind]
                 if isinstance(kind, type) and issubclass(kind, Contract):
-                    contracts.append(kind.__name__)
-            elif not parameter.required:
-                arguments[at] = parameter.default
-            else:
-                problems.append(_cannot_fill(place, parameter, method))
-        if self._request_at < 0:
-            problems.append(f"{place}: takes no {method.request.__name__}, the request of {self._name}")
-        if self._tx_at >= 0 and contracts:
-            problems.append(
-                f"{place}: takes a Tx and {', '.join(contracts)}; inside a transaction no other service may be called. "
-                "Call it before, from a route or a saga step"
-            )
-        if method.idempotent and self._tx_at < 0:
-            problems.append(f"{place}: idempotent=True stores the reply with the work, so it must take a Tx")
-        if problems:
-            raise Misconfigured(problems)
-        return arguments
+                    self._contracts.append(kind.__name__)
+            elif kind is not Query and parameter.required:
+                problems.append(_cannot_fill(self._place, parameter, self._method))
+            elif kind is not Query:
+                self._arguments[at] = parameter.default
+        return problems
+
+    def _contradictions(self) -> list[str]:
+        name = self._method.request.__name__
+        # In a transaction no other service may be called (rule T3): say so now rather than at the first call.
+        calls = f"takes a Tx and {', '.join(self._contracts)}; call it before, from a route or a saga step"
+        says = (
+            (self._request_at < 0, f"takes no {name}, the request of {self._name}"),
+            (self._tx_at >= 0 and bool(self._contracts), calls),
+            (self._method.idempotent and self._tx_at < 0, "idempotent=True stores the reply with the work: take a Tx"),
+        )
+        return [f"{self._place}: {what}" for wrong, what in says if wrong]
 
     async def answer(self, request: bytes, caller: Caller) -> Answer:
         with self._instrumentation.span("millstream.contract.serve", caller.traceparent, **self._span):
@@ -158,7 +159,7 @@ class _Served:
                 if refusal.status in (Status.INTERNAL, Status.UNKNOWN):
                     self._instrumentation.log(
                         "error", "rpc_failed", method=self._name, error=type(error).__name__, message=str(error)[:300],
-                        handler=where(self._method.handler), correlation_id=caller.correlation_id,
+                        handler=self._place, correlation_id=caller.correlation_id,
                     )
                 return _refused(refusal)
 
@@ -200,7 +201,7 @@ class _Served:
     def _encode(self, response: Any) -> bytes:
         if not isinstance(response, self._method.response):
             raise TypeError(
-                f"{where(self._method.handler)} returned {type(response).__name__}, "
+                f"{self._place} returned {type(response).__name__}, "
                 f"{self._name} answers {self._method.response.__name__}"
             )
         return response.SerializeToString(deterministic=True)

@@ -28,7 +28,7 @@ def document(path: str, make: Callable[[], Document | Awaitable[Document]]) -> S
     ```
     """
 
-    async def endpoint(request: Request) -> Response:
+    async def endpoint(_: Request) -> Response:
         made = make()
         answer = made if isinstance(made, Document) else await made
         return Response(

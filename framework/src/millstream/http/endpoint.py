@@ -106,7 +106,7 @@ class Endpoint:
         self, scope: Any, receive: Callable[[], Awaitable[Any]], headers: dict[bytes, bytes],
         values: tuple[str, ...], request_id: str, traceparent: str | None,
     ) -> Answer:
-        edge, route = self._edge, self.route
+        edge = self._edge
         asked = client_timeout(headers)
         seconds = edge.limits.request_seconds if asked is None else min(asked, edge.limits.request_seconds)
         if seconds <= 0.0:
@@ -114,7 +114,8 @@ class Endpoint:
         reading = True
         try:
             with Deadline(edge.clock, seconds):
-                deadline_us = edge.clock.now_us() + round(seconds * 1e6)
+                # Only what the client asked for travels on: our own limit says nothing about who waits how long.
+                deadline_us = None if asked is None else edge.clock.now_us() + round(seconds * 1e6)
                 caller = await self._caller(headers, deadline_us, traceparent, request_id)
                 incoming = Incoming(scope, headers, values, caller)
                 if self.plan.body is not None:
@@ -129,7 +130,7 @@ class Endpoint:
             raise problem_of(error) from None
 
     async def _caller(
-        self, headers: dict[bytes, bytes], deadline_us: int, traceparent: str | None, request_id: str
+        self, headers: dict[bytes, bytes], deadline_us: int | None, traceparent: str | None, request_id: str
     ) -> Caller:
         route = self.route
         subject, roles, tenant = "", (), None

@@ -15,7 +15,7 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
+import datetime as dt
 import decimal
 import enum
 import math
@@ -43,7 +43,7 @@ __all__ = ["Fill", "Plan", "plan_route"]
 
 Fill = Callable[[Incoming], Any]
 
-_SCALARS = (str, int, float, bool, datetime.date, datetime.datetime, datetime.time, uuid.UUID, decimal.Decimal)
+_SCALARS = (str, int, float, bool, dt.date, dt.datetime, dt.time, uuid.UUID, decimal.Decimal)
 _WITHOUT_BODY = ("GET", "HEAD", "DELETE", "OPTIONS")
 _INT64 = 1 << 63
 
@@ -108,11 +108,11 @@ class _Planner:
         kind = parameter.type
         if kind is Tx:
             self.tx_at = at
-            return lambda incoming: None
+            return lambda _: None
         if kind is Query:
             self.reads = True
             query = Query(self.store.query)
-            return lambda incoming: query
+            return lambda _: query
         if kind is Caller:
             return lambda incoming: incoming.caller
         if kind is Headers:
@@ -123,9 +123,9 @@ class _Planner:
 
     def _resource(self, kind: Any) -> Fill:
         resource = self.resources[kind]
-        if issubclass(kind, Contract):
+        if _is_contract(kind):
             self.contracts.append(kind.__name__)
-        return lambda incoming: resource
+        return lambda _: resource
 
     def _segment(self, parameter: Parameter) -> Fill:
         if not _is_scalar(parameter.type):
@@ -166,15 +166,15 @@ class _Planner:
         return convert
 
     def _body(self, parameter: Parameter) -> Fill:
-        kind = parameter.type
+        kind: Any = parameter.type
         if kind is bytes:
             self._claim_body(kind)
             return lambda incoming: incoming.raw
-        if isinstance(kind, type) and issubclass(kind, Contract):
-            self.problems.append(f"{self.place}: nobody provides the contract {kind.__name__} ({parameter.name})")
+        if _is_contract(kind):
+            self.problems.append(f"{self.place}: nobody provides the contract {_name(kind)} ({parameter.name})")
         elif not _is_body(kind):
             self.problems.append(
-                f"{self.place}: nobody provides {parameter.name}: {getattr(kind, '__name__', kind)}. A route takes a "
+                f"{self.place}: nobody provides {parameter.name}: {_name(kind)}. A route takes a "
                 "body, Tx, Query, Caller, path and query parameters, and resources and contracts of the service"
             )
         else:
@@ -216,8 +216,9 @@ class _Planner:
 
 
 def _convert(value: Any, kind: Any) -> Any:
-    converted = msgspec.convert(value, kind, strict=False)
-    for item in cast(list[Any], converted if isinstance(converted, (list, tuple)) else [converted]):
+    converted: Any = msgspec.convert(value, kind, strict=False)
+    several = isinstance(converted, (list, tuple))
+    for item in cast(list[Any], converted) if several else [converted]:
         if isinstance(item, int) and not -_INT64 <= item < _INT64:
             raise msgspec.ValidationError("must fit into 64 bits")
         if isinstance(item, float) and not math.isfinite(item):
@@ -256,9 +257,17 @@ def _is_body(kind: Any) -> bool:
     kind = _plain(kind)
     if get_origin(kind) in (list, dict, tuple, Union, types.UnionType) or kind in (dict, list, msgspec.Raw):
         return True
-    return isinstance(kind, type) and (
-        issubclass(kind, msgspec.Struct) or dataclasses.is_dataclass(kind) or is_typeddict(kind) or is_pydantic(kind)
-    )
+    if is_typeddict(kind) or is_pydantic(kind) or dataclasses.is_dataclass(kind):
+        return True
+    return isinstance(kind, type) and issubclass(cast(type[Any], kind), msgspec.Struct)
+
+
+def _is_contract(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(cast(type[Any], kind), Contract)
+
+
+def _name(kind: Any) -> str:
+    return str(getattr(kind, "__name__", kind))
 
 
 def _wrong_query(name: str, message: str) -> Problem:
