@@ -1,1 +1,1 @@
-"""Patterns that bound failure: back-off, and the deadline of a call."""
+"""Patterns that bound failure: back-off, retry budget, circuit breaker, bulkhead, and the deadline of a call."""
