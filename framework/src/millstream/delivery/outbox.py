@@ -139,7 +139,8 @@ class Outbox:
 async def write_rows(session: Session, rows: list[tuple[str, str | None, bytes]]) -> None:
     """Insert (topic, key, value) rows under the locks of their slots, and wake the relay."""
     placed = [(slot_of(topic, key), topic, key, value) for topic, key, value in rows]
-    await session.lock_slots(sorted({row[0] for row in placed if row[2] is not None}))
+    slots = [placed[0][0]] if len(placed) == 1 else sorted({row[0] for row in placed if row[2] is not None})
+    await session.lock_slots(slots)
     await session.execute_many(_INSERT, placed)
     session.notify(OUTBOX_CHANNEL)
 

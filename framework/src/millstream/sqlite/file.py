@@ -164,8 +164,10 @@ class SqliteFile:
         return await future
 
     def after_commit(self, hook: Callable[[], object]) -> None:
-        """From inside `work`: call `hook` on the loop once this group is durable; never if it fails."""
-        self._hooks.append(hook)
+        """From inside `work`: call `hook` on the loop once this group is durable, once for all members that ask for the
+        same; never if the group fails."""
+        if hook not in self._hooks:
+            self._hooks.append(hook)
 
     def _run_group(self) -> None:
         writer, waiting = self._writer, self._waiting
