@@ -134,6 +134,16 @@ async def test_one_order_is_followed_by_its_trace_id_from_http_through_every_eve
     assert {span.trace_id.hex() for _, span in collector.spans()} == {trace_id_of(context)}
 
 
+async def test_a_reply_of_5xx_is_an_error_and_one_of_4xx_is_not(collector: Collector) -> None:
+    made = telemetry({"OTEL_EXPORTER_OTLP_ENDPOINT": collector.address})
+    for status in (200, 404, 503):
+        with (span := made.span("millstream.http.request", None, route=str(status))):
+            span.set(status=status)
+    await made.close()
+    failed = [span.name for _, span in collector.spans() if span.status.code == span.status.STATUS_CODE_ERROR]
+    assert failed == ["? 503"]
+
+
 async def test_otel_service_name_names_all_spans(collector: Collector) -> None:
     made = telemetry({"OTEL_EXPORTER_OTLP_ENDPOINT": f"{collector.address}/", "OTEL_SERVICE_NAME": "shop"})
     with made.span("millstream.http.request", SAMPLED, service="orders"):

@@ -100,7 +100,7 @@ class OtlpSink:
                 events=events,
                 links=[Link(_context(link, remote=True)) for link in span.links],
                 kind=_KINDS[span.declared.kind],
-                status=_OK if span.error_type is None else _FAILED,
+                status=_FAILED if _failed(span) else _OK,
                 start_time=span.start_ns,
                 end_time=span.end_ns,
                 instrumentation_scope=_SCOPE,
@@ -128,6 +128,12 @@ class OtlpSink:
         except TimeoutError:
             return False
         return True
+
+
+def _failed(span: FinishedSpan) -> bool:
+    # OpenTelemetry semantic conventions, HTTP server spans: a status of 5xx is an error, one of 4xx the client's matter.
+    status = span.attributes.get("http.response.status_code")
+    return span.error_type is not None or (isinstance(status, int) and status >= 500)
 
 
 def _context(traceparent: str, *, remote: bool = False) -> SpanContext:
