@@ -85,11 +85,6 @@ class StateMachine:
         """Whether nothing may follow."""
         return not self.moves.get(state)
 
-    async def begun(self, tx: Tx, entity: str, *, why: str) -> None:
-        """Record that an entity was inserted in its start state; the insert itself is the caller's."""
-        if self._record:
-            await tx.execute(self._record, entity, self.start, tx.now_us, why)
-
     async def move(
         self, tx: Tx, entity: str, to: str, *, why: str, change: Mapping[str, Param] | None = None, only: str = "",
         given: tuple[Param, ...] = (), silent: Collection[str | None] = (),

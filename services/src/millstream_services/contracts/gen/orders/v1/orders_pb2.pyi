@@ -113,14 +113,12 @@ class GetOrderResponse(_message.Message):
     def __init__(self, order: _Optional[_Union[Order, _Mapping]] = ...) -> None: ...
 
 class ListOrdersRequest(_message.Message):
-    __slots__ = ("limit", "after", "state")
+    __slots__ = ("limit", "after")
     LIMIT_FIELD_NUMBER: _ClassVar[int]
     AFTER_FIELD_NUMBER: _ClassVar[int]
-    STATE_FIELD_NUMBER: _ClassVar[int]
     limit: int
     after: str
-    state: OrderState
-    def __init__(self, limit: _Optional[int] = ..., after: _Optional[str] = ..., state: _Optional[_Union[OrderState, str]] = ...) -> None: ...
+    def __init__(self, limit: _Optional[int] = ..., after: _Optional[str] = ...) -> None: ...
 
 class ListOrdersResponse(_message.Message):
     __slots__ = ("orders", "next")

@@ -231,3 +231,39 @@ class GetReconciliationResponse(_message.Message):
     cases: int
     started_at_us: int
     def __init__(self, id: _Optional[str] = ..., state: _Optional[str] = ..., compared: _Optional[int] = ..., resolved: _Optional[int] = ..., cases: _Optional[int] = ..., started_at_us: _Optional[int] = ...) -> None: ...
+
+class ListProviderBookRequest(_message.Message):
+    __slots__ = ("after", "limit")
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    after: str
+    limit: int
+    def __init__(self, after: _Optional[str] = ..., limit: _Optional[int] = ...) -> None: ...
+
+class BookEntry(_message.Message):
+    __slots__ = ("key", "ref", "status", "amount", "refunded", "currency", "charges", "calls")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    REF_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    REFUNDED_FIELD_NUMBER: _ClassVar[int]
+    CURRENCY_FIELD_NUMBER: _ClassVar[int]
+    CHARGES_FIELD_NUMBER: _ClassVar[int]
+    CALLS_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    ref: str
+    status: str
+    amount: int
+    refunded: int
+    currency: str
+    charges: int
+    calls: int
+    def __init__(self, key: _Optional[str] = ..., ref: _Optional[str] = ..., status: _Optional[str] = ..., amount: _Optional[int] = ..., refunded: _Optional[int] = ..., currency: _Optional[str] = ..., charges: _Optional[int] = ..., calls: _Optional[int] = ...) -> None: ...
+
+class ListProviderBookResponse(_message.Message):
+    __slots__ = ("entries", "next")
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
+    entries: _containers.RepeatedCompositeFieldContainer[BookEntry]
+    next: str
+    def __init__(self, entries: _Optional[_Iterable[_Union[BookEntry, _Mapping]]] = ..., next: _Optional[str] = ...) -> None: ...

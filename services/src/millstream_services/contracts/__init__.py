@@ -1,0 +1,1 @@
+"""What services publish to each other: events, calls and the vocabularies both sides share. Nothing else is shared."""

@@ -1,0 +1,1 @@
+"""Orders: their lifecycle, from placed to delivered."""

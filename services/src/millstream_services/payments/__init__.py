@@ -1,0 +1,1 @@
+"""Payments: charged once, booked twice, and asked about until the provider answers."""
