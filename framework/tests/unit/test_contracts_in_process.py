@@ -212,7 +212,10 @@ async def test_a_deadline_that_is_over_does_no_work(bench: Bench) -> None:
 
 
 async def test_a_cancellation_from_outside_stays_one(bench: Bench) -> None:
-    task = asyncio.get_running_loop().create_task(bench.stock.wait(StringValue(), caller=ALICE))
+    async def call() -> None:
+        await bench.stock.wait(StringValue(), caller=ALICE)
+
+    task = asyncio.get_running_loop().create_task(call())
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

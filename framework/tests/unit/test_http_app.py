@@ -115,6 +115,18 @@ class Running:
         return (await self.store.query(f"SELECT count(*) FROM {table}"))[0][0]
 
 
+class _Server(uvicorn.Server):
+    """Tells when it listens."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.up = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.up.set()
+
+
 @asynccontextmanager
 async def running(folder: Path, service: Service, limits: Limits = Limits()) -> AsyncIterator[Running]:  # noqa: B008
     key = development_key(folder / "key.pem")
@@ -133,12 +145,11 @@ async def running(folder: Path, service: Service, limits: Limits = Limits()) -> 
         )  # fmt: skip
         with socket.create_server(("127.0.0.1", 0)) as listener:
             config = uvicorn.Config(app, log_level="critical", loop="asyncio", http="httptools", lifespan="on")
-            server = uvicorn.Server(config)
+            server = _Server(config)
             server.capture_signals = nullcontext  # pyright: ignore[reportAttributeAccessIssue] - the test owns them
             async with asyncio.TaskGroup() as group:
                 group.create_task(server.serve([listener]))
-                while not server.started:
-                    await asyncio.sleep(0.01)
+                await server.up.wait()
                 base = f"http://127.0.0.1:{listener.getsockname()[1]}"
                 try:
                     connector = aiohttp.TCPConnector(limit=0)
