@@ -14,9 +14,11 @@ from collections.abc import Sequence
 from ..ports.store import Session
 from . import claims, dead_letters, inbox, lanes
 from .consumption import Consumption
-from .lanes import UNKNOWN, WAITING, Lane, Parked
+from .dead_letters import HOLDS, NO_LANE, WENT_ON
+from .lanes import GAP, UNKNOWN, WAITING, Lane, Parked
 from .outbox import Outbox
 from .prepared import Prepared
+from .sequences import Order, Sequences
 from .tx import Tx, publish_returned
 from .verdict import describe, verdict_of
 
@@ -34,7 +36,7 @@ class Report:
         self.seconds = 0.0
 
 
-class TakeOut(Exception):  # noqa: N818 - control flow inside the kernel, never seen by users
+class TakeOut(Exception):
     """A message failed on a store without cheap savepoints: run again without it (rule C3)."""
 
     def __init__(self, index: int, error: BaseException) -> None:
@@ -71,50 +73,87 @@ class _Batch:
         self.report = Report()
         self.parked: list[Parked] = []
         self.waiting: set[Lane] = set()
+        sequence = c.subscription.sequence
+        self.sequences = None if sequence is None else Sequences(session, c.claim, sequence)
 
     async def run(self) -> Report:
         c, batch, began = self.c, self.batch, self.c.clock.monotonic()
         await claims.advance(self.session, c.claim, batch[-1].position, len(batch))
         admitted = await inbox.admit(self.session, c.claim, batch, self.now_us, c.limits.inbox_retention_us)
         self.waiting = await lanes.lanes_among(self.session, c.claim, batch)
+        if self.sequences is not None:
+            await self.sequences.load([(item.tenant, item.key) for item in batch])
         ready: list[int] = []
         for index, item in enumerate(batch):
             if admitted[index] != "new":
                 await self._not_new(item, admitted[index])
-            elif item.fate == "skip":
-                self.report.counts["millstream_messages_skipped_total"] += 1
-            elif (item.tenant, item.key) in self.waiting and item.lane:
-                self._park(item)
-            elif item.fate == "undecodable":
-                await self._bury(item, "undecodable", item.error, 0)
-            elif item.fate == "unknown":
-                # Due again when a worker takes the claim over: a rolling deploy brings one that knows the type.
-                self._park(item, state=UNKNOWN, error=item.error)
-            elif index < c.claim.suspect:
-                self._park(item, starts=1, error="the process that ran this batch ended without releasing its claim")
-            elif c.subscription.effect:
-                self._park(item)
+            elif self.sequences is not None and (order := await self._order(self.sequences, item)) != "next":
+                await self._out_of_order(item, order)
+            elif await self._set_aside(index, item):
+                pass
             elif index in self.failed:
                 await self._failed(item, self.failed[index])
             elif c.subscription.batched:
                 ready.append(index)
             else:
                 await self._handle(index, item)
-        if ready:
-            await self._handle_together(ready)
+        replayed = [index for index in ready if batch[index].position <= c.muted_until]
+        for part in (replayed, ready[len(replayed) :]):
+            if part:
+                await self._handle_together(part)
         if self.parked:
             await lanes.park(self.session, c.claim, self.parked)
             self.report.parked = len(self.parked)
             self.report.counts["millstream_messages_parked_total"] += len(self.parked)
+        if self.sequences is not None:
+            await self.sequences.flush(self.now_us)
         await self.outbox.flush(self.session)
         self.report.seconds = c.clock.monotonic() - began
         return self.report
+
+    async def _set_aside(self, index: int, item: Prepared) -> bool:
+        """Park, bury or skip what does not run in a batch now."""
+        if item.fate == "skip":
+            self.report.counts["millstream_messages_skipped_total"] += 1
+        elif (item.tenant, item.key) in self.waiting and item.lane:
+            self._park(item)
+        elif item.fate == "undecodable":
+            await self._bury(item, "undecodable", item.error, 0)
+        elif item.fate == "unknown":
+            # Due again when a worker takes the claim over: a rolling deploy brings one that knows the type.
+            self._park(item, state=UNKNOWN, error=item.error)
+        elif index < self.c.claim.suspect:
+            self._park(item, starts=1, error="the process that ran this batch ended without releasing its claim")
+        elif self.c.subscription.effect:
+            self._park(item)
+        else:
+            return False
+        return True
 
     async def _not_new(self, item: Prepared, why: str) -> None:
         if why == "old":
             await self._bury(item, "older than the inbox", "nobody can tell any more whether it was handled", 0, False)
         else:
             self.report.counts["millstream_messages_duplicate_total"] += 1
+
+    async def _order(self, sequences: Sequences, item: Prepared) -> Order:
+        return await sequences.judge(item, (item.tenant, item.key) in self.waiting)
+
+    async def _out_of_order(self, item: Prepared, order: Order) -> None:
+        """Put a numbered message that is not next where it belongs (rule F3)."""
+        sequence = self.c.subscription.sequence
+        assert sequence is not None
+        if order == "behind":
+            self._park(item)
+        elif order == "early":
+            self._park(item, due=self.now_us + round(sequence.gap * 1e6), state=GAP)
+        elif item.fate == "skip":
+            self.report.counts["millstream_messages_skipped_total"] += 1
+        elif order == "stale":
+            await self._bury(item, "stale", f"number {item.layout} was let in already", 0, False)
+        else:
+            error = item.error or f"no number to be read in field {sequence.field!r}"
+            await self._bury(item, "undecodable", error, 0, False)
 
     async def _handle(self, index: int, item: Prepared) -> None:
         """Run one message's handler; its changes and events stay only if it succeeds."""
@@ -125,7 +164,9 @@ class _Batch:
             self.tx._cause = item.message  # pyright: ignore[reportPrivateUsage] - one Tx serves the batch; the kernel owns it
             publish_returned(self.tx, await self.c.subscription.handle(item.event, self.tx))
             await session.flush()
-        except BaseException as error:  # noqa: BLE001 - the one place that turns a handler's error into an outcome
+            if item.position <= self.c.muted_until:
+                self.outbox.cut(mark)
+        except BaseException as error:
             verdict_of(error, 1, 1)  # raises what is not the message's fault
             if not self.savepoints:
                 raise TakeOut(index, error) from error
@@ -146,6 +187,8 @@ class _Batch:
             self.tx._cause = items[0].message  # pyright: ignore[reportPrivateUsage] - as above
             publish_returned(self.tx, await self.c.subscription.handle([i.event for i in items], self.tx))
             await session.flush()
+            if items[0].position <= self.c.muted_until:
+                self.outbox.cut(mark)
         except BaseException as error:  # noqa: BLE001 - as above
             verdict_of(error, 1, 1)
             await session.rollback()
@@ -186,8 +229,10 @@ class _Batch:
 
     async def _bury(self, item: Prepared, reason: str, error: str, attempts: int, lane: bool = True) -> None:
         lane = lane and item.lane
+        holds = lane and self.c.subscription.after_dead_letter == "hold"
         await dead_letters.bury(
-            self.session, self.c.claim, tenant=item.tenant, key=item.key, lane=lane, position=item.position,
+            self.session, self.c.claim, tenant=item.tenant, key=item.key,
+            lane=HOLDS if holds else WENT_ON if lane else NO_LANE, layout=item.layout, position=item.position,
             value=item.value, attempts=attempts, reason=reason, error=error, now_us=self.now_us,
         )
         self.report.counts["millstream_dead_letters_total"] += 1
@@ -195,6 +240,6 @@ class _Batch:
             "error", "dead_letter", subscription=self.c.subscription.name, key=item.key, message=item.message.id,
             reason=reason, error=error,
         )
-        if lane and self.c.subscription.after_dead_letter == "hold":
+        if holds:
             await lanes.hold(self.session, self.c.claim, item.tenant, item.key, self.now_us)
             self.waiting.add((item.tenant, item.key))

@@ -20,6 +20,7 @@ from .consumption import Consumption
 from .effects import Slots, run_call
 from .parking import Concluded, GivenBack, Started, Turn, run_turn
 from .prepared import Prepared, prepare
+from .replay import muted_until
 
 __all__ = ["Consumer"]
 
@@ -28,6 +29,11 @@ TAKE_OUTS = 3
 PAUSE = 1.0
 """Seconds to wait while the store or the log is away."""
 IDLE = 60.0
+
+_DUE = """
+SELECT due FROM millstream_lanes WHERE subscription = ? AND partition = ? AND {states} ORDER BY due LIMIT 1
+"""
+_NEXT_DUE, _NEXT_DUE_OR_GAP = _DUE.format(states="state = 0"), _DUE.format(states="state IN (0, 4)")
 
 
 class Consumer:
@@ -63,6 +69,7 @@ class Consumer:
             "SELECT COUNT(*) FROM millstream_parked WHERE subscription = ? AND partition = ?", *self.claim.place
         )
         self._parked = row[0][0]
+        self.c.muted_until = await muted_until(self.c.store, *self.claim.place)
         try:
             async with asyncio.TaskGroup() as group:
                 self._reading = group.create_task(self._read())
@@ -200,9 +207,7 @@ class Consumer:
         timeout = IDLE
         if room > 0:
             rows = await self.c.store.query(
-                "SELECT due FROM millstream_lanes WHERE subscription = ? AND partition = ? AND state = 0 "
-                "ORDER BY due LIMIT 1",
-                *self.claim.place,
+                _NEXT_DUE if self.c.subscription.sequence is None else _NEXT_DUE_OR_GAP, *self.claim.place
             )
             if rows:
                 timeout = min(IDLE, (rows[0][0] - self.c.clock.now_us()) / 1e6)

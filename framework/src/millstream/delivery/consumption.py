@@ -64,6 +64,8 @@ class Consumption(msgspec.Struct, eq=False):
     instrumentation: Instrumentation
     limits: Limits
     labels: Labels
+    muted_until: int = 0
+    """Of messages up to this position the handler's events are not published: they are replayed (rule F5)."""
 
     def count(self, metric: str, amount: int) -> None:
         """Add to one of this subscription's counters."""

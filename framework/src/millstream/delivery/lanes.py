@@ -11,8 +11,8 @@ from .claims import Claim
 from .prepared import Prepared
 
 __all__ = [
+    "GAP",
     "HELD",
-    "LAYOUT",
     "RUNNING",
     "UNKNOWN",
     "WAITING",
@@ -26,9 +26,7 @@ __all__ = [
     "set_lane",
 ]
 
-WAITING, HELD, RUNNING, UNKNOWN = 0, 1, 2, 3
-LAYOUT = 0
-"""Number of the partition layout; order inside a lane is (layout, position) (rule C11)."""
+WAITING, HELD, RUNNING, UNKNOWN, GAP = 0, 1, 2, 3, 4
 CHUNK = 250
 
 _PARK = """
@@ -73,7 +71,7 @@ async def park(session: Session, claim: Claim, items: Sequence[Parked]) -> None:
     await session.execute_many(
         _PARK,
         [
-            (*claim.place, i.tenant, i.key, LAYOUT, i.position, i.value, i.attempts, i.starts, i.error, i.since)
+            (*claim.place, i.tenant, i.key, i.layout, i.position, i.value, i.attempts, i.starts, i.error, i.since)
             for i in items
         ],
     )
@@ -82,7 +80,7 @@ async def park(session: Session, claim: Claim, items: Sequence[Parked]) -> None:
 class Parked:
     """A message to be parked, with the state its lane takes if it has none."""
 
-    __slots__ = ("attempts", "due", "error", "key", "position", "since", "starts", "state", "tenant", "value")
+    __slots__ = ("attempts", "due", "error", "key", "layout", "position", "since", "starts", "state", "tenant", "value")
 
     def __init__(
         self, item: Prepared, now_us: int, *, due: int | None = None, state: int = WAITING, attempts: int = 0,
@@ -90,6 +88,7 @@ class Parked:
     ) -> None:
         self.tenant = item.tenant
         self.key = item.key
+        self.layout = item.layout
         self.position = item.position
         self.value = item.value
         self.since = now_us

@@ -18,14 +18,21 @@ from ..errors import ClaimLost
 from ..ports.store import Row, Session
 from . import claims, dead_letters, lanes
 from .consumption import Consumption
-from .lanes import RUNNING, UNKNOWN, WAITING
+from .dead_letters import HOLDS, NO_LANE, WENT_ON
+from .lanes import GAP, RUNNING, UNKNOWN, WAITING
 from .outbox import Outbox
 from .prepared import Prepared, prepare_one
+from .sequences import Sequences
 from .tx import Tx, publish_returned
 from .verdict import describe, verdict_of
 
 __all__ = ["Concluded", "GivenBack", "Started", "Turn", "run_turn"]
 
+_DUE = """
+SELECT tenant, key, state FROM millstream_lanes
+WHERE subscription = ? AND partition = ? AND {states} AND due <= ? ORDER BY due LIMIT ?
+"""
+_DUE_LANES, _DUE_OR_EXPIRED = _DUE.format(states="state = 0"), _DUE.format(states="state IN (0, 4)")
 _ROW = "subscription = ? AND partition = ? AND tenant = ? AND key = ? AND layout = ? AND position = ?"
 
 
@@ -40,7 +47,7 @@ class Started(msgspec.Struct, eq=False):
     fence: int = 0
 
 
-class GivenBack(Exception):  # noqa: N818 - an outcome, not an error
+class GivenBack(Exception):
     """The call was interrupted by a shutdown or a lost claim: its start does not count (rule C5)."""
 
 
@@ -83,6 +90,8 @@ class _Turn:
         self.outbox = Outbox(c.origin)
         self.tx = Tx(session, self.outbox, self.now_us)
         self.turn = Turn()
+        sequence = c.subscription.sequence
+        self.sequences = None if sequence is None else Sequences(session, c.claim, sequence)
 
     async def run(self, marked: Sequence[Started], concluded: Sequence[Concluded], room: int) -> Turn:
         await claims.touch(self.session, self.c.claim)
@@ -91,6 +100,8 @@ class _Turn:
             await self._conclude(call.started, call.returned, call.error)
         if room > 0:
             await self._start(room)
+        if self.sequences is not None:
+            await self.sequences.flush(self.now_us)
         await self.outbox.flush(self.session)
         return self.turn
 
@@ -123,6 +134,8 @@ class _Turn:
                 returned = await c.subscription.handle(event, self.tx)
             publish_returned(self.tx, returned)
             await session.flush()
+            if item.position <= c.muted_until:
+                self.outbox.cut(mark)
         except BaseException as caught:  # noqa: BLE001 - the one place that turns a handler's error into an outcome
             attempt = started.attempts + 1
             verdict = verdict_of(caught, attempt, c.subscription.retry.attempts)
@@ -156,10 +169,12 @@ class _Turn:
             return True
         return await self._bury(started, "failed", describe(error), attempt)
 
-    async def _bury(self, started: Started, reason: str, error: str, attempts: int) -> bool:
+    async def _bury(self, started: Started, reason: str, error: str, attempts: int, lane: bool = True) -> bool:
         c, item = self.c, started.item
+        holds = lane and c.subscription.after_dead_letter == "hold"
         await dead_letters.bury(
-            self.session, c.claim, tenant=item.tenant, key=item.key, lane=True, position=item.position,
+            self.session, c.claim, tenant=item.tenant, key=item.key,
+            lane=HOLDS if holds else WENT_ON if lane else NO_LANE, layout=item.layout, position=item.position,
             value=item.value, attempts=attempts, reason=reason, error=error, now_us=self.now_us,
         )
         self.turn.counts["millstream_dead_letters_total"] += 1
@@ -167,7 +182,7 @@ class _Turn:
             "error", "dead_letter", subscription=c.subscription.name, key=item.key, message=item.message.id,
             reason=reason, error=error,
         )
-        if c.subscription.after_dead_letter == "hold":
+        if holds:
             await lanes.hold(self.session, c.claim, item.tenant, item.key, self.now_us)
             return False
         await lanes.close_or_continue(self.session, c.claim, item.tenant, item.key, self.now_us)
@@ -201,27 +216,28 @@ class _Turn:
 
     async def _start(self, room: int) -> None:
         c, session = self.c, self.session
-        due = await session.fetch(
-            "SELECT tenant, key FROM millstream_lanes WHERE subscription = ? AND partition = ? AND state = 0 "
-            "AND due <= ? ORDER BY due LIMIT ?",
-            *c.claim.place, self.now_us, room,
-        )
-        for tenant, key in due:
+        sql = _DUE_LANES if self.sequences is None else _DUE_OR_EXPIRED
+        for tenant, key, state in await session.fetch(sql, *c.claim.place, self.now_us, room):
+            if len(self.turn.started) >= room:
+                break
             left = 1 if c.subscription.effect else room - len(self.turn.started)
             rows = await session.fetch(
                 "SELECT layout, position, value, attempts, starts, since FROM millstream_parked "
                 "WHERE subscription = ? AND partition = ? AND tenant = ? AND key = ? ORDER BY layout, position LIMIT ?",
-                *c.claim.place, tenant, key, max(left, 1),
+                *c.claim.place, tenant, key, left,
             )
-            if not await self._start_lane(tenant, key, rows):
+            if not await self._start_lane(tenant, key, rows, state == GAP):
                 break
         if self.turn.started:
             fence = await claims.touch(session, c.claim, len(self.turn.started))
             for offset, started in enumerate(reversed(self.turn.started)):
                 started.fence = fence - offset
 
-    async def _start_lane(self, tenant: str, key: str, rows: list[Row]) -> bool:
-        """Mark the head of a lane, and the untried messages behind an untried head; False when the turn is full."""
+    async def _start_lane(self, tenant: str, key: str, rows: list[Row], expired: bool) -> bool:
+        """Mark the head of a lane, and the untried messages behind an untried head; False when the turn is full.
+
+        `expired`: it waited for a missing number long enough (rule F3).
+        """
         c = self.c
         if not rows:
             await lanes.close_or_continue(self.session, c.claim, tenant, key, self.now_us)
@@ -231,12 +247,14 @@ class _Turn:
             item = prepare_one(value, position, c.known, c.recorded)
             started = Started(item, layout, attempts, starts, since)
             # The envelope of an edited or undecodable message may name another key: the lane is where it stands.
-            item.tenant, item.key = tenant, key
+            item.tenant, item.key, item.layout = tenant, key, layout
             first = len(self.turn.started) == began
             if not first and (attempts or starts or item.fate != "run"):
                 break  # only untried messages run along with an untried head
             if starts and self.turn.started:
                 return False  # it may kill the process: it runs alone, in a turn of its own
+            if self.sequences is not None and not await self._in_order(self.sequences, started, first, expired):
+                break
             if not await self._startable(started):
                 break
             started.starts = starts + 1
@@ -273,9 +291,31 @@ class _Turn:
             return False
         return True
 
-    async def _take_away(self, started: Started, reason: str, error: str) -> None:
+    async def _in_order(self, sequences: Sequences, started: Started, first: bool, expired: bool) -> bool:
+        """Whether a numbered message is next; if the head of a lane is not, it is put where it belongs (rule F3)."""
+        c, item = self.c, started.item
+        sequence = c.subscription.sequence
+        assert sequence is not None
+        order = await sequences.judge_parked(item, first and expired)
+        if order == "next" or not first:
+            return order == "next"
+        if order == "early":
+            due = self.now_us + round(sequence.gap * 1e6)
+            await lanes.set_lane(self.session, c.claim, item.tenant, item.key, GAP, due)
+        elif order == "misplaced":
+            await self.session.execute(
+                f"UPDATE millstream_parked SET layout = ? WHERE {_ROW}",  # noqa: S608 - a constant
+                item.layout, *self._place(started),
+            )
+            await lanes.set_lane(self.session, c.claim, item.tenant, item.key, WAITING, self.now_us)
+        else:
+            error = item.error or f"no number to be read in field {sequence.field!r}"
+            await self._take_away(started, "undecodable", error, False)
+        return False
+
+    async def _take_away(self, started: Started, reason: str, error: str, lane: bool = True) -> None:
         await self._remove(started)
         self.turn.gone += 1
-        await self._bury(started, reason, error, started.attempts)
+        await self._bury(started, reason, error, started.attempts, lane)
 
 

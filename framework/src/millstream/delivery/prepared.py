@@ -37,6 +37,8 @@ class Prepared(msgspec.Struct, gc=False):
     time_us: int
     error: str = ""
     lane: bool = True
+    layout: int = 0
+    """First part of its place in the lane; its position is the second (rules C11, F3)."""
 
 
 def prepare(

@@ -78,7 +78,8 @@ CREATE TABLE millstream_watermarks (
     PRIMARY KEY (subscription, partition, source)
 ) WITHOUT ROWID;
 
--- state: 0 waits until due, 1 held by a dead letter, 2 running, 3 waits for a worker that knows the type.
+-- state: 0 waits until due, 1 held by a dead letter, 2 running, 3 waits for a worker that knows the type, 4 waits for a
+-- missing number of its source until due (rule F3).
 CREATE TABLE millstream_lanes (
     subscription INTEGER NOT NULL,
     partition INTEGER NOT NULL,
@@ -90,7 +91,8 @@ CREATE TABLE millstream_lanes (
 ) WITHOUT ROWID;
 CREATE INDEX millstream_lanes_due ON millstream_lanes (subscription, partition, state, due);
 
--- starts: begun and never given back; attempts: verdicts of the handler (rule C5).
+-- starts: begun and never given back; attempts: verdicts of the handler (rule C5). A place in a lane is (layout,
+-- position): layout is the number of the partition layout, or the source's own number of the message (rules C11, F3).
 CREATE TABLE millstream_parked (
     subscription INTEGER NOT NULL,
     partition INTEGER NOT NULL,
@@ -106,7 +108,7 @@ CREATE TABLE millstream_parked (
     PRIMARY KEY (subscription, partition, tenant, key, layout, position)
 ) WITHOUT ROWID;
 
--- lane: 0 when the letter belongs to no lane (no readable key, older than the inbox).
+-- lane: 0 the letter belongs to no lane (no readable key, older than the inbox, stale), 1 its lane went on, 2 it holds it.
 CREATE TABLE millstream_dead_letters (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     subscription INTEGER NOT NULL,
@@ -124,28 +126,22 @@ CREATE TABLE millstream_dead_letters (
 );
 CREATE INDEX millstream_dead_letters_lane ON millstream_dead_letters (subscription, partition, tenant, key);
 
--- Sources that number their events: what comes next, and since when it is missing (rule F3).
+-- Sources that number their events: the smallest number that was not let in yet (rule F3).
 CREATE TABLE millstream_sequences (
     subscription INTEGER NOT NULL,
     partition INTEGER NOT NULL,
     tenant TEXT NOT NULL,
     key TEXT NOT NULL,
     expected INTEGER NOT NULL,
-    gap_due INTEGER,
     PRIMARY KEY (subscription, partition, tenant, key)
 ) WITHOUT ROWID;
-CREATE INDEX millstream_sequences_gap ON millstream_sequences (subscription, partition, gap_due);
 
-CREATE TABLE millstream_early (
+-- A generation that replays: events that its handler emits for messages up to here are not published (rule F5).
+CREATE TABLE millstream_replays (
     subscription INTEGER NOT NULL,
     partition INTEGER NOT NULL,
-    tenant TEXT NOT NULL,
-    key TEXT NOT NULL,
-    number INTEGER NOT NULL,
-    layout INTEGER NOT NULL,
-    position INTEGER NOT NULL,
-    value BLOB NOT NULL,
-    PRIMARY KEY (subscription, partition, tenant, key, number)
+    until INTEGER NOT NULL,
+    PRIMARY KEY (subscription, partition)
 ) WITHOUT ROWID;
 
 CREATE TABLE millstream_schedules (
