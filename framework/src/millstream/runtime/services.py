@@ -10,7 +10,7 @@ from typing import cast
 from ..errors import Misconfigured
 from ..service.service import Service
 
-__all__ = ["load_services", "only"]
+__all__ = ["load_services"]
 
 
 def load_services(app: str) -> list[Service]:
@@ -38,19 +38,6 @@ def load_services(app: str) -> list[Service]:
             f'app = "{app}": {name or "(no name)"} is no service and no sequence of services{_there_are(module)}'
         )
     return services
-
-
-def only(services: list[Service], name: str) -> list[Service]:
-    """The service of this name, as a list.
-
-    Raises:
-        Misconfigured: there is none; lists those that there are.
-    """
-    found = [service for service in services if service.name == name]
-    if not found:
-        known = ", ".join(sorted(service.name for service in services))
-        raise Misconfigured(f"there is no service {name!r}; the services are {known}")
-    return found
 
 
 def _there_are(module: ModuleType) -> str:

@@ -26,8 +26,9 @@ S = TypeVar("S", bound=msgspec.Struct)
 DURATION = "millstream_duration"
 SECRET = "millstream_secret"  # noqa: S105 - the name of a mark, not a secret
 PREFIX = "MILLSTREAM_"
-NOT_SETTINGS = ("CONFIG", "URL", "TOKEN", "FAILPOINT", "TEST_", "BENCH_")
-"""Beginnings of `MILLSTREAM_…` variables that are no settings: where the CLI looks, and what tests use."""
+NOT_SETTINGS = ("CONFIG", "URL", "TOKEN", "LOG_LEVEL", "LOG_FORMAT", "FAILPOINT", "TEST_", "BENCH_")
+"""Beginnings of `MILLSTREAM_…` variables that are no settings: where the CLI looks, how telemetry logs, and
+what tests use."""
 
 _PASSWORD_IN_URL = re.compile(r"(?<=://)([^:/@\s]*):([^@/\s]*)@")
 _SECRET_NAME = re.compile(r"password|passwd|secret|token|credential|private|api_?key|signing_?key", re.IGNORECASE)
