@@ -275,6 +275,21 @@ async def test_an_issuer_that_never_answered_lets_nobody_in() -> None:
     assert issuer.fetched == 1
 
 
+async def test_a_request_that_gives_up_does_not_cost_the_next_one_its_keys() -> None:
+    issuer = Issuer(jwks(("k1", KEY.private)))
+    source = JwksAddress("https://id/jwks", issuer.fetch, CLOCK, Silent())
+
+    async def find() -> VerifyingKey | None:
+        return await source.find("k1")
+
+    async with asyncio.TaskGroup() as group:
+        impatient = group.create_task(find())
+        patient = group.create_task(find())
+        await asyncio.sleep(0)
+        impatient.cancel()
+    assert patient.result() is not None
+
+
 def test_only_keys_for_signatures_with_allowed_algorithms_are_read() -> None:
     p256 = ec.generate_private_key(ec.SECP256R1())
     assert [k.algorithm for k in read_jwks(jwks(("a", RSA), ("b", p256), ("c", KEY.private)))] == ["RS256", "ES256", "EdDSA"]

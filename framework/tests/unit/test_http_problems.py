@@ -5,7 +5,6 @@ from __future__ import annotations
 import msgspec
 import pytest
 from millstream.contracts.contract import RpcError, Status
-from millstream.contracts.deadlines import DeadlinePassed
 from millstream.delivery.idempotency import KeyInUse, KeyMissing, KeyReused
 from millstream.errors import (
     BadStatement,
@@ -24,6 +23,7 @@ from millstream.errors import (
     Undecodable,
 )
 from millstream.http.problems import Place, Problem, problem_of
+from millstream.resilience.deadline import DeadlineExceeded
 
 
 class OutOfStock(Refused):
@@ -47,7 +47,7 @@ class OutOfStock(Refused):
         (Busy("full"), 503, "/problems/busy", "1"),
         (StoreUnavailable("/secret"), 503, "/problems/store-unavailable", "1"),
         (TransportUnavailable("secret:9092"), 503, "/problems/transport-unavailable", "1"),
-        (DeadlinePassed(), 504, "/problems/deadline-exceeded", None),
+        (DeadlineExceeded("late"), 504, "/problems/deadline-exceeded", None),
         (TimeoutError("secret"), 504, "/problems/deadline-exceeded", None),
         (ForeignWait("a.py:1", "secret"), 500, "about:blank", None),
         (BadStatement("secret"), 500, "about:blank", None),

@@ -18,8 +18,8 @@ from ..errors import (
     TransportUnavailable,
     Undecodable,
 )
+from ..resilience.deadline import DeadlineExceeded
 from .contract import RpcError, Status
-from .deadlines import DeadlinePassed
 
 __all__ = ["FINAL_STATUSES", "rpc_error_of"]
 
@@ -37,7 +37,7 @@ _TABLE: tuple[tuple[type[BaseException], int, str, bool], ...] = (
     (Busy, Status.UNAVAILABLE, "busy", True),
     (StoreUnavailable, Status.UNAVAILABLE, "store-unavailable", False),
     (TransportUnavailable, Status.UNAVAILABLE, "transport-unavailable", False),
-    (DeadlinePassed, Status.DEADLINE_EXCEEDED, "deadline-exceeded", False),
+    (DeadlineExceeded, Status.DEADLINE_EXCEEDED, "deadline-exceeded", False),
     (TimeoutError, Status.DEADLINE_EXCEEDED, "deadline-exceeded", False),
     (Misconfigured, Status.INTERNAL, "", False),
 )

@@ -16,10 +16,11 @@ from ..clock import Clock
 from ..delivery.driving import in_transaction
 from ..errors import ForeignWait
 from ..ports.instrumentation import Instrumentation
+from ..resilience.deadline import DeadlineExceeded
 from .contract import Status
-from .deadlines import Deadline, DeadlinePassed
 from .dispatch import Dispatcher, error_of
 from .errors import rpc_error_of
+from .time_limit import TimeLimit
 
 __all__ = ["InProcessChannel"]
 
@@ -49,14 +50,14 @@ class InProcessChannel:
         if caller.deadline_us is not None and caller.deadline_us < deadline_us:
             deadline_us = caller.deadline_us
         if deadline_us <= now_us:
-            raise rpc_error_of(DeadlinePassed())
+            raise rpc_error_of(DeadlineExceeded("it was over when the call began"))
         attributes = {"contract": service, "method": method}
         with self._instrumentation.span("millstream.contract.call", caller.traceparent, **attributes) as traceparent:
             passed_on = msgspec.structs.replace(caller, deadline_us=deadline_us, traceparent=traceparent)
             try:
-                with Deadline(self._clock, (deadline_us - now_us) / 1e6):
+                with TimeLimit(self._clock, (deadline_us - now_us) / 1e6):
                     answer = await self._dispatcher.answer(service, method, request, passed_on)
-            except DeadlinePassed as error:
+            except DeadlineExceeded as error:
                 raise rpc_error_of(error) from None
             if answer.status == Status.OK:
                 return answer.body

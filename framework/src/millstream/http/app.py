@@ -190,6 +190,11 @@ class HttpApp:
                 message["headers"] = [*message.get("headers", ()), *_CLOSE]
             await send(message)
 
+        try:
+            check_head(scope, self._edge.limits)
+        except Problem as problem:
+            await self._send(of_problem(problem), self._edge.ids.new(), scope, receive, send)
+            return
         await self._extra(scope, receive, closing)
 
 

@@ -15,7 +15,7 @@ import msgspec
 
 from ..caller import Caller
 from ..clock import Clock
-from ..contracts.deadlines import Deadline, DeadlinePassed
+from ..contracts.time_limit import TimeLimit
 from ..delivery.idempotency import Done, Idempotency, Once, StoredReply, check_key, fingerprint_of, scope_of
 from ..delivery.outbox import Origin, Outbox
 from ..delivery.tx import Tx
@@ -23,6 +23,7 @@ from ..errors import Conflict, MillstreamError
 from ..ids import Ids
 from ..ports.instrumentation import Instrumentation, Labels
 from ..ports.store import Session, Store
+from ..resilience.deadline import DeadlineExceeded
 from .auth import Authenticate, bearer_token
 from .limits import ClientGone, Limits, client_timeout, read_body
 from .parameters import Plan
@@ -111,20 +112,21 @@ class Endpoint:
         seconds = edge.limits.request_seconds if asked is None else min(asked, edge.limits.request_seconds)
         if seconds <= 0.0:
             raise Problem(504, "the deadline was over when the request arrived", problem="deadline-exceeded")
-        reading = True
+        reading = False
         try:
-            with Deadline(edge.clock, seconds):
+            with TimeLimit(edge.clock, seconds):
                 # Only what the client asked for travels on: our own limit says nothing about who waits how long.
                 deadline_us = None if asked is None else edge.clock.now_us() + round(seconds * 1e6)
                 caller = await self._caller(headers, deadline_us, traceparent, request_id)
                 incoming = Incoming(scope, headers, values, caller)
                 if self.plan.body is not None:
+                    reading = True
                     incoming.raw = await self._body(receive, headers)
+                    reading = False
                     if self.plan.decode is not None:
                         incoming.body = self.plan.decode(incoming.raw)
-                reading = False
                 return await self._run(incoming)
-        except DeadlinePassed as error:
+        except DeadlineExceeded as error:
             if reading:
                 raise Problem(408, "the request did not arrive in time", headers={"connection": "close"}) from None
             raise problem_of(error) from None

@@ -90,23 +90,30 @@ class JwksAddress:
 
     async def find(self, kid: str | None) -> VerifyingKey | None:
         key = _choose(self._keys, kid)
-        now = self._clock.monotonic()
-        if key is not None and self._fetched is not None and now - self._fetched < FRESH_SECONDS:
-            return key
-        seen = self._tried
-        if key is not None and self._lock.locked():
-            return key  # somebody fetches already; an old key is good until told otherwise
-        async with self._lock:
-            # Those that waited here meanwhile need no fetch of their own.
-            if self._tried is seen and (seen is None or now - seen >= RETRY_SECONDS):
-                await self._refresh()
-        return _choose(self._keys, kid)
+        if key is None or not self._fresh():
+            if key is not None and self._lock.locked():
+                return key  # somebody fetches already; an old key is good until told otherwise
+            async with self._lock:
+                # Looked at again: whoever held the lock may have fetched what is needed, or just failed to.
+                if (_choose(self._keys, kid) is None or not self._fresh()) and self._may_try():
+                    await self._refresh()
+            key = _choose(self._keys, kid)
+        return key
+
+    def _fresh(self) -> bool:
+        return self._fetched is not None and self._clock.monotonic() - self._fetched < FRESH_SECONDS
+
+    def _may_try(self) -> bool:
+        return self._tried is None or self._clock.monotonic() - self._tried >= RETRY_SECONDS
 
     async def _refresh(self) -> None:
-        self._tried = self._clock.monotonic()
+        before, self._tried = self._tried, self._clock.monotonic()
         try:
             self._keys = read_jwks(await self._fetch(self._url), self._algorithms)
             self._fetched = self._tried
+        except asyncio.CancelledError:
+            self._tried = before  # a client that gives up must not keep the next one from asking
+            raise
         except (Transient, Misconfigured) as error:
             self._instrumentation.log("warning", "jwks_unavailable", url=self._url, error=str(error))
 

@@ -14,7 +14,6 @@ from math import ceil
 import msgspec
 
 from ..contracts.contract import RpcError, Status
-from ..contracts.deadlines import DeadlinePassed
 from ..contracts.errors import rpc_error_of
 from ..delivery.idempotency import KeyInUse, KeyMissing, KeyReused
 from ..errors import (
@@ -27,6 +26,7 @@ from ..errors import (
     TransportUnavailable,
     Undecodable,
 )
+from ..resilience.deadline import DeadlineExceeded
 
 __all__ = ["PROBLEM_JSON", "Place", "Problem", "ProblemDocument", "problem_of"]
 
@@ -44,7 +44,7 @@ _BY_ERROR: tuple[tuple[type[BaseException], int], ...] = (
     (Busy, 503),
     (StoreUnavailable, 503),
     (TransportUnavailable, 503),
-    (DeadlinePassed, 504),
+    (DeadlineExceeded, 504),
     (TimeoutError, 504),
 )
 

@@ -1,4 +1,4 @@
-"""A deadline on a block of code, for the price of one timer.
+"""A limit on how long a block of code may take, for the price of one timer.
 
 Works like `asyncio.timeout`, nests like it, and takes its time from a `Clock`. The bookkeeping with `cancelling` and
 `uncancel` is that of `asyncio.timeout` (Python 3.11, `Lib/asyncio/timeouts.py`).
@@ -11,18 +11,16 @@ from types import TracebackType
 from typing import Any
 
 from ..clock import Clock, Handle
+from ..resilience.deadline import DeadlineExceeded
 
-__all__ = ["Deadline", "DeadlinePassed"]
-
-
-class DeadlinePassed(Exception):
-    """The block did not finish in time. It was cancelled; what it had committed stays."""
+__all__ = ["TimeLimit"]
 
 
-class Deadline:
-    """Cancels the block when `seconds` have passed, and raises `DeadlinePassed` in place of the cancellation.
+class TimeLimit:
+    """Cancels the block when `seconds` have passed, and raises `DeadlineExceeded` in place of the cancellation.
 
-    Used once, with `with`, inside a task. A cancellation from elsewhere passes through.
+    Used once, with `with`, inside a task. A cancellation from elsewhere passes through. What the block had committed
+    by then stays.
     """
 
     __slots__ = ("_cancelling", "_clock", "_handle", "_passed", "_seconds", "_task")
@@ -34,7 +32,7 @@ class Deadline:
 
     def __enter__(self) -> None:
         task: asyncio.Task[Any] | None = asyncio.current_task()
-        assert task is not None, "a deadline needs a task"
+        assert task is not None, "a time limit needs a task to cancel"
         self._task = task
         self._cancelling = task.cancelling()
         self._handle: Handle = self._clock.call_later(self._seconds, self._pass)
@@ -44,7 +42,7 @@ class Deadline:
     ) -> None:
         self._handle.cancel()
         if self._passed and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
-            raise DeadlinePassed from error
+            raise DeadlineExceeded("the work did not finish in time; whether it was done may be unknown") from error
 
     def _pass(self) -> None:
         self._passed = True
