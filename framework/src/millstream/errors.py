@@ -125,7 +125,7 @@ class Conflict(MillstreamError):
     """A constraint of the database refused a row. Retried by default: what it collides with may be on its way out."""
 
 
-class Drop(MillstreamError):  # noqa: N818 - an instruction to the runtime, read as a verb
+class Drop(MillstreamError):
     """Raised by a handler: accept the message and forget it, without effect and without a dead letter."""
 
 

@@ -110,7 +110,7 @@ class _EventMeta(msgspec.StructMeta):
         if topic is not None:
             _declare(cls, type or name, topic, key, version, upgrade)
         elif namespace.get("__module__") != __name__:
-            raise Misconfigured(f"event {name}: say where it goes: class {name}(Event, topic=\"…\", key=\"…\")")
+            raise Misconfigured(f'event {name}: say where it goes: class {name}(Event, topic="…", key="…")')
         return cls
 
 
@@ -120,7 +120,11 @@ class Event(msgspec.Struct, metaclass=_EventMeta):
 
 
 def event(
-    *, topic: str, key: str | None = None, version: int = 1, type: str | None = None,  # noqa: A002
+    *,
+    topic: str,
+    key: str | None = None,
+    version: int = 1,
+    type: str | None = None,  # noqa: A002
     upgrade: Mapping[int, Upgrade] | None = None,
 ) -> Callable[[type[T]], type[T]]:
     """Declare a dataclass or a pydantic model as an event; arguments as for `Event`. Returns the class unchanged."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sysconfig
 from collections.abc import Coroutine
-from types import GeneratorType
 from typing import Any, TypeVar
 
 from ..errors import ForeignWait
@@ -47,7 +46,7 @@ def drive(body: Coroutine[Any, Any, R]) -> R:
     error = _foreign_wait(body)
     try:
         body.throw(error)
-    except BaseException:  # noqa: S110, BLE001 - whatever unwinding raises, the foreign wait is the finding
+    except BaseException:  # noqa: S110 - whatever unwinding raises, the foreign wait is the finding
         pass
     else:
         body.close()
@@ -59,9 +58,9 @@ def _foreign_wait(body: Coroutine[Any, Any, Any]) -> ForeignWait:
     where, waiting_for = "", ""
     at: Any = body
     while at is not None:
-        frame, inner = getattr(at, "cr_frame", None), getattr(at, "cr_await", None)
-        if frame is None and isinstance(at, GeneratorType):
-            frame, inner = at.gi_frame, at.gi_yieldfrom
+        # A coroutine names its frame and what it awaits one way, a generator-based one the other.
+        frame = getattr(at, "cr_frame", None) or getattr(at, "gi_frame", None)
+        inner = getattr(at, "cr_await", None) or getattr(at, "gi_yieldfrom", None)
         name = getattr(at, "__qualname__", type(at).__name__)
         if frame is not None and not frame.f_code.co_filename.startswith(_STDLIB):
             file = "/".join(frame.f_code.co_filename.split("/")[-2:])

@@ -7,7 +7,7 @@ outbox rows the order of commits for a key (rule T4).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from ..caller import Caller
 from ..clock import Duration, seconds
@@ -122,8 +122,8 @@ def publish_returned(tx: Tx, returned: Any) -> None:
     """Publish what a handler returned: nothing, one event, or several."""
     if returned is None:
         return
-    if isinstance(returned, Iterable) and not hasattr(type(returned), "__millstream_event__"):
-        for event in returned:  # pyright: ignore[reportUnknownVariableType] - user code's iterable
-            tx.publish(event)  # pyright: ignore[reportUnknownArgumentType] - checked by publish itself
+    if hasattr(cast(object, type(returned)), "__millstream_event__") or not isinstance(returned, Iterable):
+        tx.publish(cast(object, returned))
     else:
-        tx.publish(returned)
+        for event in cast(Iterable[object], returned):
+            tx.publish(event)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, cast
 
 import msgspec
 
@@ -214,9 +214,7 @@ class Worker:
         pause = _RESTART.delay(failures, self._e.entropy.random())
         self._not_before[place] = self._e.clock.monotonic() + pause
         self._e.clock.call_later(pause, self._wake.set)
-        first: BaseException = errors
-        while isinstance(first, BaseExceptionGroup):
-            first = first.exceptions[0]
+        first = _first(errors)
         self._e.instrumentation.count("millstream_task_restarts_total", (("service", self.service),))
         self._e.instrumentation.log(
             "error", "claim_failed", service=self.service, subscription=place[0], partition=place[1],
@@ -266,3 +264,10 @@ async def _settled(tasks: set[asyncio.Task[None]]) -> None:
     """Return when all tasks have ended; their errors belong to their own group."""
     if tasks:
         await asyncio.wait(tasks)
+
+
+def _first(error: BaseException) -> BaseException:
+    """The first error inside nested groups: what a person wants to read."""
+    if isinstance(error, BaseExceptionGroup):
+        return _first(cast(BaseExceptionGroup[BaseException], error).exceptions[0])
+    return error

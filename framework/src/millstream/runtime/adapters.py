@@ -18,16 +18,15 @@ __all__ = ["AdapterContext", "open_store", "open_transport"]
 
 @dataclass(frozen=True)
 class AdapterContext:
-    """What a transport's factory receives beside its URL."""
+    """What a transport's factory receives beside its URL. keep_seconds: how long read records stay (rule L4)."""
 
     data: Path
     clock: Clock
     instrumentation: Instrumentation
+    keep_seconds: float = 3 * 86_400.0
 
 
-def open_store(
-    url: str, service: str, data: Path, clock: Clock, instrumentation: Instrumentation
-) -> Store:
+def open_store(url: str, service: str, data: Path, clock: Clock, instrumentation: Instrumentation) -> Store:
     """The store that a URL names, not opened yet.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import UnionType
 from typing import Any, Union, cast, get_args, get_origin
@@ -43,8 +43,12 @@ def bind_consumes(service: str, declared: Consumes, resources: Resources) -> Sub
         elif parameter.type is unit:
             unit_at = at
         elif parameter.type is wrong:
-            kind = "an effect calls the outside and holds no transaction: take a Call" if declared.effect else (
-                "a handler runs in a transaction: take a Tx, and declare calls to the outside with @service.effect"
+            kind = (
+                "an effect calls the outside and holds no transaction: take a Call"
+                if declared.effect
+                else (
+                    "a handler runs in a transaction: take a Tx, and declare calls to the outside with @service.effect"
+                )
             )
             problems.append(f"{where(declared.function)}: parameter {parameter.name!r}: {kind}")
         elif parameter.type in resources:
@@ -115,7 +119,10 @@ def contracts_wanted(service: Service) -> set[type[Contract]]:
 
 
 async def open_resources(
-    declared: list[Resource], context: ServiceContext, channel: Channel, wanted: set[type[Contract]],
+    declared: list[Resource],
+    context: ServiceContext,
+    channel: Channel,
+    wanted: set[type[Contract]],
     stack: AsyncExitStack,
 ) -> dict[type[Any], object]:
     """Make what handlers ask for by type; `stack` closes it again, the last made first."""
@@ -127,7 +134,7 @@ async def open_resources(
             if parameter.type not in made:
                 raise Misconfigured(_unfilled(resource.factory, parameter, (), made))
             arguments.append(made[parameter.type])
-        manager = asynccontextmanager(cast(Callable[..., AsyncIterator[Any]], resource.factory))
+        manager = asynccontextmanager(cast(Callable[..., AsyncGenerator[Any]], resource.factory))
         made[resource.provides] = await stack.enter_async_context(manager(*arguments))
     return made
 

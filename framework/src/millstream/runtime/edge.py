@@ -49,8 +49,13 @@ class Probes:
 
 
 def build_edge(
-    runtime: Runtime, settings: Settings, probes: Probes, metrics: Callable[[], tuple[bytes, str]], admin_token: str,
-    fetch: Fetch, extra: Sequence[BaseRoute] = (),
+    runtime: Runtime,
+    settings: Settings,
+    probes: Probes,
+    metrics: Callable[[], tuple[bytes, str]],
+    admin_token: str,
+    fetch: Fetch,
+    extra: Sequence[BaseRoute] = (),
 ) -> HttpApp:
     """The application.
 
@@ -64,7 +69,9 @@ def build_edge(
     limits = HttpLimits(body_bytes=settings.http.body_limit_bytes)
     auth = settings.auth
     rules = TokenRules(
-        audience=auth.audience or None, issuer=auth.issuer or None, roles_claim=auth.roles_claim,
+        audience=auth.audience or None,
+        issuer=auth.issuer or None,
+        roles_claim=auth.roles_claim,
         tenant_claim=auth.tenant_claim,
     )
     authenticate = BearerTokens(key_source(auth, settings, runtime, fetch), c.clock, rules)
@@ -75,7 +82,8 @@ def build_edge(
 
     system = AdminSystem(
         operations={
-            name: StoreOperations(name, bound.store, c.clock) for name, bound in runtime.bound.items()
+            name: StoreOperations(name, bound.store, [s.name for s in bound.service.consumes if s.effect])
+            for name, bound in runtime.bound.items()
         },
         transport=c.transport,
         topics=topics_of(runtime.services),
@@ -138,5 +146,3 @@ class _Lazy:
 async def no_fetch(url: str) -> bytes:
     """For systems whose keys come from files."""
     raise Transient(f"{url}: nothing fetches keys here")
-
-

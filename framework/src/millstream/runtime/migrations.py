@@ -29,6 +29,10 @@ CREATE TABLE IF NOT EXISTS millstream_schema_migrations (
 )
 """
 
+_RECORD = """
+INSERT INTO millstream_schema_migrations (owner, version, name, checksum, applied) VALUES ({values}, millstream_now())
+"""
+
 
 class Migration(msgspec.Struct, frozen=True):
     """One file. `owner` is `millstream` or the service."""
@@ -56,7 +60,7 @@ def migrations_in(owner: str, folder: str | Path) -> list[Migration]:
     problems: list[str] = []
     for file in sorted(path.glob("*.sql")):
         number, _, name = file.stem.partition("_")
-        if not number.isdigit() or not name:
+        if not number.isdigit() or not name.replace("_", "").replace("-", "").isalnum():
             problems.append(f"{file}: name migrations like 0001_what.sql")
             continue
         if found and found[-1].version == int(number):
@@ -96,11 +100,8 @@ async def migrate(store: Store, service: str, folder: str | None) -> list[Migrat
         migrations += migrations_in(service, folder)
     todo = await pending(store, migrations)
     for migration in todo:
-        record = (
-            "INSERT INTO millstream_schema_migrations (owner, version, name, checksum, applied) VALUES "
-            f"('{migration.owner}', {migration.version}, '{migration.name.replace(chr(39), '')}', "
-            f"'{migration.checksum}', millstream_now())"
-        )
+        values = f"'{migration.owner}', {migration.version}, '{migration.name}', '{migration.checksum}'"
+        record = _RECORD.format(values=values)  # a script takes no parameters; these are names of our own files
         await store.script(f"{migration.sql}\n;\n{record}")
     return todo
 

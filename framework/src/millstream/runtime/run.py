@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from socket import socket
 
 import uvloop
 
 from ..clock import SystemClock
 from ..delivery.consumption import Limits
-from ..delivery.subscription import Start
 from ..errors import Misconfigured, Transient
 from ..http.admin_file import AdminFile, remove_admin_file, write_admin_file
 from ..ids import SystemEntropy
+from ..ports.store import Store
+from ..ports.transport import Transport
 from ..service.service import Service
 from ..telemetry.instrumentation import Telemetry
 from .adapters import AdapterContext, open_store, open_transport
@@ -24,9 +25,10 @@ from .edge import Probes, build_edge
 from .gauges import GaugeSampler
 from .process import Server, Signals, bind, watchdog
 from .runtime import Composition, Runtime
+from .services import load_services
 from .settings import Settings
 
-__all__ = ["Started", "load_services", "run_up"]
+__all__ = ["Started", "run_up"]
 
 Started = Callable[[str, float], None]
 """Called once ready: the URL, and the seconds since the call."""
@@ -35,55 +37,29 @@ SWITCH_SECONDS = 0.0005
 """How long a thread keeps the interpreter. The default of 5 ms is what a finished commit would wait for the loop."""
 
 
-def load_services(app: str) -> tuple[Service, ...]:
-    """The services behind an import path `package.module:name`.
-
-    Raises:
-        Misconfigured: it cannot be imported, or is neither a Service nor several.
-    """
-    module_name, _, attribute = app.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        found = getattr(importlib.import_module(module_name), attribute or "all")
-    except (ImportError, AttributeError) as error:
-        raise Misconfigured(f'app = "{app}" cannot be loaded: {error}; write it as "package.module:name"') from error
-    services: Sequence[object] = [found] if isinstance(found, Service) else list(found)
-    wrong = [s for s in services if not isinstance(s, Service)]
-    if wrong or not services:
-        raise Misconfigured(f'app = "{app}" must name a Service or a sequence of them, not {wrong or services!r}')
-    return tuple(s for s in services if isinstance(s, Service))
-
-
-def run_up(
-    settings: Settings, on_ready: Started | None = None, only: Sequence[str] = (), start: Start | None = None
-) -> int:
+def run_up(settings: Settings, on_ready: Started | None = None) -> int:
     """Run the services in this process until SIGTERM or SIGINT; returns the exit code. The only `run` there is.
-
-    only: names of services to run; none: all.
 
     Raises:
         Misconfigured: every problem found before anything was started.
     """
     services = load_services(settings.app)
+    only = settings.only
     unknown = sorted(set(only) - {s.name for s in services})
     if unknown:
         known = ", ".join(s.name for s in services)
         raise Misconfigured(f"no service is called {', '.join(unknown)}; there are {known}")
     if only:
-        services = tuple(s for s in services if s.name in only)
+        services = [s for s in services if s.name in only]
     sys.setswitchinterval(SWITCH_SECONDS)
-    return uvloop.run(_Up(settings, services, on_ready, start).run())
+    return uvloop.run(_Up(settings, services, on_ready).run())
 
 
 class _Up:
-    def __init__(
-        self, settings: Settings, services: tuple[Service, ...], on_ready: Started | None, start: Start | None
-    ) -> None:
+    def __init__(self, settings: Settings, services: Sequence[Service], on_ready: Started | None) -> None:
         self.settings = settings
         self.services = services
         self.on_ready = on_ready
-        self.start = start
         self.clock = SystemClock()
 
     async def run(self) -> int:
@@ -97,7 +73,7 @@ class _Up:
         telemetry.adopt_logging()
         entropy = SystemEntropy()
         settings.data.mkdir(parents=True, exist_ok=True)
-        adapters = AdapterContext(settings.data, self.clock, telemetry)
+        adapters = AdapterContext(settings.data, self.clock, telemetry, settings.transport.retention)
         composition = Composition(
             open_store=lambda name: open_store(settings.store.url, name, settings.data, self.clock, telemetry),
             transport=open_transport(settings.transport.url, adapters),
@@ -107,7 +83,7 @@ class _Up:
             instrumentation=telemetry,
             limits=_limits(settings),
             partitions=settings.transport.partitions,
-            start=self.start,
+            start=settings.start,
             settings=settings.service,
             http_url=url,
         )
@@ -121,20 +97,18 @@ class _Up:
         return 0
 
     async def _serve(
-        self, runtime: Runtime, signals: Signals, listener: object, url: str, telemetry: Telemetry, began: float
+        self, runtime: Runtime, signals: Signals, listener: socket, url: str, telemetry: Telemetry, began: float
     ) -> None:
         settings, probes = self.settings, Probes(runtime)
         token = runtime.composition.entropy.token(24).hex()
         app = build_edge(runtime, settings, probes, telemetry.exposition, token, _fetch)
-        server = Server(app, listener, settings.http.grace)  # pyright: ignore[reportArgumentType] - the bound socket
-        sampler = GaugeSampler(
-            list(runtime.bound.values()), runtime.composition.transport, self.clock, telemetry
-        )
+        server = Server(app, listener, settings.http.grace)
+        sampler = GaugeSampler(list(runtime.bound.values()), runtime.composition.transport, self.clock, telemetry)
         async with asyncio.TaskGroup() as group:
             group.create_task(server.run())
             group.create_task(sampler.run())
-            while not (server.started and runtime.ready):
-                await asyncio.sleep(0.002)  # two conditions of other owners; a few milliseconds once per process
+            while not (server.started and runtime.ready):  # two conditions of other owners, once a process
+                await self.clock.sleep(0.002)
             write_admin_file(settings.admin_file, AdminFile(url, token, os.getpid()))
             probes.serving = True
             # What start-up made stays for good: the collector need not walk it again and again.
@@ -147,7 +121,7 @@ class _Up:
             telemetry.log("info", "draining", grace_s=settings.http.grace)
             probes.serving = False
             app.state.draining = True
-            await asyncio.sleep(settings.http.drain_delay)
+            await self.clock.sleep(settings.http.drain_delay)
             sampler.stop()
             server.close()
             # Requests under way may still publish: consumers and relays stop behind them.
@@ -155,8 +129,8 @@ class _Up:
         timer.cancel()
 
     async def _warn_if_weak(self, runtime: Runtime, telemetry: Telemetry) -> None:
-        engines = [("transport", runtime.composition.transport)]
-        engines += [(f"store of {name}", bound.store) for name, bound in runtime.bound.items()]  # pyright: ignore[reportArgumentType] - both can say how durable they are
+        engines: list[tuple[str, Store | Transport]] = [("transport", runtime.composition.transport)]
+        engines += [(f"store of {name}", bound.store) for name, bound in runtime.bound.items()]
         for name, engine in engines:
             durability = await engine.durability()
             if not (durability.process_crash and durability.power_loss):
@@ -166,8 +140,11 @@ class _Up:
 def _limits(settings: Settings) -> Limits:
     c = settings.consumption
     return Limits(
-        batch_messages=c.batch_size, batch_seconds=c.batch_time, lease_seconds=c.lease,
-        inbox_retention_seconds=c.inbox_retention, parked_limit=c.max_parked,
+        batch_messages=c.batch_size,
+        batch_seconds=c.batch_time,
+        lease_seconds=c.lease,
+        inbox_retention_seconds=c.inbox_retention,
+        parked_limit=c.max_parked,
     )
 
 

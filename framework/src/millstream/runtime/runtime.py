@@ -158,16 +158,15 @@ class Runtime:
         async def work(session: Session) -> list[Registered]:
             used = await is_used(session)
             await register_relay(session, 1)
-            return [
-                await register(session, s, counts[s.topic], ends[s.topic], c.start, used) for s in subscriptions
-            ]
+            return [await register(session, s, counts[s.topic], ends[s.topic], c.start, used) for s in subscriptions]
 
         registered = await store.transact(work)
         for known in registered:
             for partition in range(known.partitions):
                 rows = await store.query(
                     "SELECT position FROM millstream_claims WHERE subscription = ? AND partition = ?",
-                    known.id, partition,
+                    known.id,
+                    partition,
                 )
                 await c.transport.mark(
                     f"{service.name}/{known.subscription.name}", known.subscription.topic, partition, rows[0][0]

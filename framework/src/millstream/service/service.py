@@ -119,8 +119,16 @@ class Service:
         return self._consume(events, name, True, retry, after_dead_letter, seconds(timeout), concurrency, None, start)
 
     def _consume(
-        self, events: tuple[type[Any], ...], name: str, effect: bool, retry: Retry, after: AfterDeadLetter,
-        timeout: float, concurrency: int, sequence: Sequence | None, start: Start,
+        self,
+        events: tuple[type[Any], ...],
+        name: str,
+        effect: bool,
+        retry: Retry,
+        after: AfterDeadLetter,
+        timeout: float,
+        concurrency: int,
+        sequence: Sequence | None,
+        start: Start,
     ) -> Callable[[F], F]:
         def declare(function: F) -> F:
             problems: list[str] = []
@@ -139,8 +147,17 @@ class Service:
                 raise Misconfigured(problems)
             self.consumes.append(
                 Consumes(
-                    name, topics.pop(), tuple(declared), function, effect, retry, after, timeout, concurrency,
-                    sequence, start,
+                    name,
+                    topics.pop(),
+                    tuple(declared),
+                    function,
+                    effect,
+                    retry,
+                    after,
+                    timeout,
+                    concurrency,
+                    sequence,
+                    start,
                 )
             )
             return function
@@ -168,8 +185,15 @@ class Service:
     # -- edges --------------------------------------------------------------------------------------------------
 
     def route(
-        self, method: str, path: str, *, idempotent: bool = False, forwards_key: bool = False, public: bool = False,
-        roles: tuple[str, ...] = (), summary: str = "",
+        self,
+        method: str,
+        path: str,
+        *,
+        idempotent: bool = False,
+        forwards_key: bool = False,
+        public: bool = False,
+        roles: tuple[str, ...] = (),
+        summary: str = "",
     ) -> Callable[[F], F]:
         """Declare an HTTP operation; see `http.route.Route` for the options."""
 
@@ -186,8 +210,14 @@ class Service:
         return self.route("GET", path, public=public, roles=roles, summary=summary)
 
     def post(
-        self, path: str, *, idempotent: bool = False, forwards_key: bool = False, public: bool = False,
-        roles: tuple[str, ...] = (), summary: str = "",
+        self,
+        path: str,
+        *,
+        idempotent: bool = False,
+        forwards_key: bool = False,
+        public: bool = False,
+        roles: tuple[str, ...] = (),
+        summary: str = "",
     ) -> Callable[[F], F]:
         """A write: takes a body, `Tx`, `Caller`, contracts."""
         return self.route(
@@ -243,5 +273,5 @@ def _beside_caller(folder: str) -> str:
     import sys  # the one place that looks at its caller, so that `migrations="sql"` means "beside this module"
     from pathlib import Path
 
-    module = sys._getframe(2).f_globals.get("__file__", "")
+    module = sys._getframe(2).f_globals.get("__file__", "")  # pyright: ignore[reportPrivateUsage] - the only way to look
     return str(Path(module).parent / folder)

@@ -47,8 +47,14 @@ class SqliteFile:
     """
 
     def __init__(
-        self, path: str | Path, *, clock: Clock | None = None, name: str = "", synchronous: str = "FULL",
-        instrumentation: Instrumentation | None = None, cache_kib: int = 8_192,
+        self,
+        path: str | Path,
+        *,
+        clock: Clock | None = None,
+        name: str = "",
+        synchronous: str = "FULL",
+        instrumentation: Instrumentation | None = None,
+        cache_kib: int = 8_192,
     ) -> None:
         self.path = Path(path)
         self.name = name or self.path.stem
@@ -105,6 +111,11 @@ class SqliteFile:
         self._writer.close()
         self._unlock()
 
+    @property
+    def closed(self) -> bool:
+        """Not opened yet, or closed again."""
+        return self._closed
+
     def connect(self, *, read_only: bool = False) -> apsw.Connection:
         """Another connection with the settings that the promise needs, read back."""
         flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
@@ -118,7 +129,7 @@ class SqliteFile:
         connection.pragma("cache_size", -self._cache_kib)
         connection.pragma("temp_store", "memory")
         connection.pragma("foreign_keys", 1)
-        connection.create_scalar_function("millstream_now", self._clock.now_us, 0)
+        connection.create_scalar_function("millstream_now", lambda *_: self._clock.now_us(), 0)
         if read_only:
             connection.pragma("query_only", 1)
         return connection
@@ -186,7 +197,7 @@ class SqliteFile:
                     result = context.run(work, writer)
                     writer.execute("RELEASE member")
                     members.append((future, result, None))
-                except BaseException as error:  # noqa: BLE001 - any error belongs to the member that raised it
+                except BaseException as error:  # whatever it is, it belongs to the member that raised it
                     members.append((future, None, error))
                     del self._hooks[hooks:]
                     # A full disk or an I/O error may have ended the whole transaction, the other members included.
@@ -232,9 +243,7 @@ class SqliteFile:
         self._instrumentation.count("millstream_store_transactions_total", self._labels, len(members))
         self._next()
 
-    def _fail(
-        self, members: list[tuple[asyncio.Future[Any], Any, BaseException | None]], error: BaseException
-    ) -> None:
+    def _fail(self, members: list[tuple[asyncio.Future[Any], Any, BaseException | None]], error: BaseException) -> None:
         if self._writer.in_transaction:
             self._writer.execute("ROLLBACK")
         self._hooks = []

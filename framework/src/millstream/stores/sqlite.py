@@ -6,10 +6,10 @@ names the line (rule T3).
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import apsw
 
@@ -32,13 +32,15 @@ class SqliteStore:
     """One service's database in one file. Open with `async with`."""
 
     def __init__(
-        self, path: str | Path, *, clock: Clock | None = None, instrumentation: Instrumentation | None = None,
+        self,
+        path: str | Path,
+        *,
+        clock: Clock | None = None,
+        instrumentation: Instrumentation | None = None,
         synchronous: str = "FULL",
     ) -> None:
         self._clock = clock or SystemClock()
-        self.file = SqliteFile(
-            path, clock=self._clock, instrumentation=instrumentation, synchronous=synchronous
-        )
+        self.file = SqliteFile(path, clock=self._clock, instrumentation=instrumentation, synchronous=synchronous)
         self._signals: dict[str, list[_Signal]] = {}
         self._notified: set[str] = set()
         """Channels notified by transactions of the group at hand. A failed group leaves them: a wake-up too many
@@ -57,7 +59,8 @@ class SqliteStore:
         if settings["journal_mode"] == "wal" and settings["synchronous"] in (2, 3):
             return Durability(process_crash=True, power_loss=True)
         return Durability(
-            process_crash=True, power_loss=False,
+            process_crash=True,
+            power_loss=False,
             why_not=f"synchronous is {settings['synchronous']} with journal_mode {settings['journal_mode']}; "
             "set synchronous=FULL (2) and WAL",
         )
@@ -68,7 +71,7 @@ class SqliteStore:
     def _drive(self, work: Callable[[Session], Awaitable[R]], connection: apsw.Connection) -> R:
         session = _SqliteSession(connection)
         try:
-            result: R = drive(work(session))  # pyright: ignore[reportArgumentType] - an async function's coroutine
+            result = drive(cast(Coroutine[Any, Any, R], work(session)))
         except apsw.Error as error:
             raise _translated(error) from error
         finally:
@@ -92,6 +95,8 @@ class SqliteStore:
             raise _translated(error) from error
 
     async def scan(self, sql: str, *params: Param) -> list[Row]:
+        if self.file.closed:
+            raise StoreUnavailable(f"{self.file.path}: closed")
         if self._scanner is None:
             self._scanner = WorkerThread(f"{self.file.name}-scan")
             self._scan_connection = self.file.connect(read_only=True)
@@ -176,7 +181,7 @@ class _SqliteSession:
     async def insert_new(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Param]]) -> list[bool]:
         marks = ", ".join("?" * len(columns))
         sql = f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks}) ON CONFLICT DO NOTHING"  # noqa: S608 - identifiers from code
-        connection, new = self._connection, []
+        connection, new = self._connection, list[bool]()
         count = connection.total_changes()
         try:
             for row in rows:

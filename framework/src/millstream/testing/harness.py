@@ -69,14 +69,21 @@ class Harness:
     """
 
     def __init__(
-        self, *services: Service, settings: Mapping[str, Mapping[str, Any]] | None = None, subject: str = "tester",
-        roles: Sequence[str] = (), limits: Limits | None = None, partitions: int = 4, data: Path | None = None,
+        self,
+        *services: Service,
+        settings: Mapping[str, Mapping[str, Any]] | None = None,
+        subject: str = "tester",
+        roles: Sequence[str] = (),
+        limits: Limits | None = None,
+        partitions: int = 4,
+        data: Path | None = None,
     ) -> None:
         self.services = services
         self.subject = subject
         self.roles = tuple(roles)
         self.clock = ManualClock(START_US)
-        self.transport = _RecordingTransport()
+        self.transport = MemoryTransport(observe=self._published)
+        self._log: dict[str, list[LogRecord]] = {}
         self._settings = settings or {}
         self._limits = limits or Limits()
         self._partitions = partitions
@@ -120,8 +127,15 @@ class Harness:
     # -- the outside ----------------------------------------------------------------------------------------------
 
     async def call(
-        self, method: str, path: str, body: object = None, *, key: str | None = None, subject: str | None = None,
-        roles: Sequence[str] | None = None, headers: Mapping[str, str] | None = None,
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        key: str | None = None,
+        subject: str | None = None,
+        roles: Sequence[str] | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Answer:
         """One request; returns the answer whatever its status. `key` is the `Idempotency-Key`."""
         who = f"{subject or self.subject}|{','.join(self.roles if roles is None else roles)}"
@@ -187,7 +201,7 @@ class Harness:
 
     def messages(self, topic: str) -> list[Message]:
         """Everything on a topic, in the order in which it was published."""
-        return [decode_message(record.value) for record in self.transport.published.get(topic, ())]
+        return [decode_message(record.value) for record in self._log.get(topic, ())]
 
     def published(self, cls: type[E]) -> list[E]:
         """All events of a type that were published, in order; of another service's or of `publish` too."""
@@ -197,6 +211,9 @@ class Harness:
             for message in self.messages(declared.topic)
             if message.type == declared.name
         ]
+
+    def _published(self, topic: str, records: Sequence[LogRecord]) -> None:
+        self._log.setdefault(topic, []).extend(records)
 
     # -- time and rest --------------------------------------------------------------------------------------------
 
@@ -261,16 +278,3 @@ class Harness:
             "SELECT s.name, d.key, d.reason, d.error FROM millstream_dead_letters d "
             "JOIN millstream_subscriptions s ON s.id = d.subscription ORDER BY d.id",
         )
-
-
-class _RecordingTransport(MemoryTransport):
-    """Remembers, for a test's questions, the order of publishing over all partitions of a topic."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.published: dict[str, list[LogRecord]] = {}
-
-    async def publish(self, topic: str, partition: int, records: Sequence[LogRecord]) -> int:
-        durable = await super().publish(topic, partition, records)
-        self.published.setdefault(topic, []).extend(records[:durable])
-        return durable

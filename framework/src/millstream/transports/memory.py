@@ -7,7 +7,7 @@ between two suspension points of the event loop, so there is no moment at which 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self, final
 
@@ -27,11 +27,14 @@ class MemoryTransport:
     """A log that lives as long as this object; it may be opened again after it was closed.
 
     keep_records: how many records of a partition stay after the slowest marked subscription has read them.
+    observe: called with a topic and the records appended to it, in the order over all its partitions.
     """
 
     def __init__(
-        self, *, keep_records: int = KEEP_RECORDS, largest_record_bytes: int = LARGEST_RECORD_BYTES
+        self, *, keep_records: int = KEEP_RECORDS, largest_record_bytes: int = LARGEST_RECORD_BYTES,
+        observe: Callable[[str, Sequence[Record]], None] | None = None,
     ) -> None:
+        self._observe = observe
         self._keep_records = keep_records
         self._largest = largest_record_bytes
         self._topics: dict[str, list[_Partition]] = {}
@@ -84,6 +87,8 @@ class MemoryTransport:
                 found.append(records[:index])
                 raise RecordRefused(index, f"{len(record.value)} bytes, this log carries {self._largest}")
         found.append(records)
+        if self._observe is not None:
+            self._observe(topic, records)
         return len(records)
 
     def read(self, topic: str, partition: int, after: int) -> Reader:

@@ -5,7 +5,8 @@ every promise against the adapter:
 
 ```python
 # conftest.py
-pytest_plugins = ["millstream.testing.conformance.plugin"]
+def pytest_configure(config):
+    config.pluginmanager.register(ConformancePlugin(results=None), "millstream-conformance")
 
 
 # test_my_transport.py

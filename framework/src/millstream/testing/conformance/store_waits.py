@@ -101,7 +101,9 @@ class Waits(StoreCase):
 
         for turn in range(25):
             tasks = [
-                asyncio.get_running_loop().create_task(store.transact(lambda session, n=f"{turn}/{k}": work(session, n)))
+                asyncio.get_running_loop().create_task(
+                    store.transact(lambda session, n=f"{turn}/{k}": work(session, n))
+                )
                 for k in range(4)
             ]
             for task in tasks:
@@ -111,8 +113,8 @@ class Waits(StoreCase):
             await within(asyncio.wait(tasks))
         await store.transact(insert(table, "behind them all"))
         async with asyncio.timeout(PATIENCE):
-            while len(await rows_of(store, table)) < 2 * len(started) + 1:
-                await asyncio.sleep(0.001)  # noqa: ASYNC110 - what is waited for is the store
+            while len(await rows_of(store, table)) < 2 * len(started) + 1:  # noqa: ASYNC110 - the store is waited for
+                await asyncio.sleep(0.001)
         names = {name for name, _ in await rows_of(store, table)} - {"behind them all"}
         assert names == {f"{name} {part}" for name in started for part in ("first", "second")}
 

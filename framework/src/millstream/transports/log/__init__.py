@@ -25,6 +25,8 @@ class LogContext(Protocol):
     def clock(self) -> Clock: ...
     @property
     def instrumentation(self) -> Instrumentation: ...
+    @property
+    def keep_seconds(self) -> float: ...
 
 
 def open_transport(url: str, context: LogContext) -> LogTransport:
@@ -34,7 +36,7 @@ def open_transport(url: str, context: LogContext) -> LogTransport:
         Misconfigured: options that the log does not know, or a value that is none; all of them are listed.
     """
     parts = urlsplit(url)
-    given = dict(parse_qsl(parts.query))
+    given: dict[str, str | float] = {"keep": context.keep_seconds, **dict(parse_qsl(parts.query))}
     known = LogOptions.__struct_fields__
     problems = [
         f"transport {url!r}: unknown option {name!r}; there are {', '.join(known)}" for name in given if name not in known

@@ -21,8 +21,8 @@ from .layout import Marks, Stream
 
 __all__ = ["Retention"]
 
-DELETE_RECORDS = 500
-"""Rows one transaction removes: about half a millisecond of the writer."""
+DELETE_RECORDS = 1_000
+"""Rows one transaction removes: about a millisecond of the writer."""
 MARKS_EVERY = 1.0
 """Seconds between two writes of the marks."""
 RETAIN_EVERY = 10.0

@@ -18,7 +18,7 @@ from typing import Self, TypeVar, final
 import apsw
 import msgspec
 
-from ...clock import Clock, Duration, SystemClock, seconds
+from ...clock import Clock, SystemClock, seconds
 from ...errors import Misconfigured, PositionGone, RecordRefused, StoreUnavailable, TransportUnavailable
 from ...message import Record
 from ...ports.instrumentation import Instrumentation, Silent
@@ -41,7 +41,7 @@ class LogOptions(msgspec.Struct, frozen=True, kw_only=True):
     synchronous: anything below `FULL` is for measurements.
     """
 
-    keep: Duration = "7d"
+    keep: str | float = "7d"
     keep_records: int = 0
     largest_record_bytes: int = LARGEST_RECORD_BYTES
     synchronous: str = "FULL"
