@@ -1,3 +1,14 @@
-"""The suites' hooks, and where this repository keeps the results that docs/capabilities.md is made from."""
+"""Where this repository keeps the suites' results: docs/capabilities.md is generated from them."""
 
-pytest_plugins = ["millstream.testing.conformance.plugin"]
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from millstream.testing.conformance.plugin import ConformancePlugin
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    results = Path(__file__).parent / "results"
+    config.pluginmanager.register(ConformancePlugin(results), "millstream-conformance")

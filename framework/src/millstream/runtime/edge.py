@@ -82,7 +82,7 @@ def build_edge(
 
     system = AdminSystem(
         operations={
-            name: StoreOperations(name, bound.store, [s.name for s in bound.service.consumes if s.effect])
+            name: StoreOperations(name, bound.store, c.clock, [s.name for s in bound.service.consumes if s.effect])
             for name, bound in runtime.bound.items()
         },
         transport=c.transport,

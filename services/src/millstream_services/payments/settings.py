@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from millstream.clock import Duration, seconds
+from millstream.clock import seconds
 from millstream.errors import Misconfigured
 
 __all__ = ["PaymentSettings", "read_settings"]
+
+Span = str | float
+"""A duration as configuration has it: "1s", "15m", or seconds."""
 
 
 class PaymentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -29,12 +32,12 @@ class PaymentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     provider: str = "simulated"
-    ask_after: Duration = "1s"
-    settle_limit: Duration = "30s"
-    start_limit: Duration = "15m"
+    ask_after: Span = "1s"
+    settle_limit: Span = "30s"
+    start_limit: Span = "15m"
     webhook_secret: str = ""
-    answer_timeout: Duration = "500ms"
-    settle_after: Duration = "2s"
+    answer_timeout: Span = "500ms"
+    settle_after: Span = "2s"
 
     @property
     def ask_after_us(self) -> int:
