@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from cyclopts import App
 
@@ -55,6 +55,8 @@ def run(arguments: Sequence[str]) -> int:
         return _fail([str(error)], Exit.NOT_REACHABLE)
     except MillstreamError as error:
         return _fail([str(error)], Exit.PROBLEMS)
+    except ExceptionGroup as group:
+        return _fail_group(group)
     except BrokenPipeError:
         # The reader of our output has gone, as with `| head`. Python would complain once more while it shuts down.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -70,6 +72,25 @@ def _fail(problems: Sequence[str], code: int) -> int:
     for problem in problems:
         sys.stderr.write(f"millstream: {problem}\n")
     return code
+
+
+def _fail_group(group: ExceptionGroup[Exception]) -> int:
+    """Errors of tasks that ran side by side. One that is none of ours is a defect: it is raised with its traceback."""
+    ours, others = group.split(MillstreamError)
+    if ours is None or others is not None:
+        raise group
+    leaves = list(_leaves(ours))
+    problems = [p for leaf in leaves for p in (leaf.problems if isinstance(leaf, Misconfigured) else (str(leaf),))]
+    usage = all(isinstance(leaf, Misconfigured) for leaf in leaves)
+    return _fail(list(dict.fromkeys(problems)), Exit.USAGE if usage else Exit.PROBLEMS)
+
+
+def _leaves(group: ExceptionGroup[MillstreamError]) -> Iterator[MillstreamError]:
+    for error in group.exceptions:
+        if isinstance(error, ExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
 
 
 def _version() -> str:

@@ -85,16 +85,17 @@ class Lane:
 async def lanes(address: Address, count: int, patience_seconds: float) -> AsyncGenerator[list[Lane]]:
     """Open lanes, watched so that none hangs; closed on leaving."""
     opened = [Lane(address, patience_seconds) for _ in range(count)]
-    watch = asyncio.get_running_loop().create_task(_watch(opened))
-    try:
-        yield opened
-    finally:
-        watch.cancel()
-        for lane in opened:
-            lane.close()
-        # Connections that were aborted end in the loop's next steps; a loop that closes before that complains.
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+    async with asyncio.TaskGroup() as group:
+        watch = group.create_task(_watch(opened))
+        try:
+            yield opened
+        finally:
+            watch.cancel()
+            for lane in opened:
+                lane.close()
+            # Connections that were aborted end in the loop's next steps; a loop that closes before that complains.
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
 
 
 async def _watch(opened: list[Lane]) -> None:

@@ -17,6 +17,9 @@ from .pool import Lane, Unanswered, for_each, lanes
 __all__ = ["Accepted", "Posting", "Refused", "build_requests", "post_all"]
 
 
+REPORT_SECONDS = 0.25
+
+
 class Accepted(msgspec.Struct, frozen=True):
     """What 201 says."""
 
@@ -84,8 +87,8 @@ async def post_all(
 ) -> Posting:
     """Post every request. `rate` is in requests per second; None: each connection sends as soon as it can."""
     posting = Posting([None] * len(requests), array("d"))
-    async with lanes(address, connections, patience_seconds) as opened:
-        reporter = asyncio.get_running_loop().create_task(_report(posting, bar))
+    async with asyncio.TaskGroup() as group, lanes(address, connections, patience_seconds) as opened:
+        reporter = group.create_task(_report(posting, bar))
         posting.began_us = time_ns() // 1000
         began = perf_counter()
 
@@ -109,7 +112,6 @@ async def post_all(
         posting.seconds = perf_counter() - began
         posting.repeats = sum(lane.repeats for lane in opened)
         reporter.cancel()
-        bar.advance(len(requests))
     return posting
 
 
@@ -129,6 +131,12 @@ def outcome_of(reply: Reply) -> Accepted | Refused:
 
 async def _report(posting: Posting, bar: Progress) -> None:
     """Move the bar a few times a second: a step for every reply would cost more than sending the request."""
-    while True:
-        await asyncio.sleep(0.25)
-        bar.note(f"{len(posting.latencies)} posted")
+    shown = 0
+    try:
+        while True:
+            await asyncio.sleep(REPORT_SECONDS)
+            now = len(posting.latencies)
+            bar.advance(now - shown)
+            shown = now
+    finally:
+        bar.advance(len(posting.outcomes) - shown)
