@@ -8,7 +8,8 @@
     ├── Permanent            trying the same again cannot help
     │   ├── Undecodable          bytes that are no message, or no event of the declared type
     │   ├── BadStatement         SQL that the store cannot run
-    │   ├── Refused              a business rule said no (a compare-and-set matched nothing)
+    │   ├── Refused              a business rule said no
+    │   │   └── Mismatch             a compare-and-set changed another number of rows than it expects
     │   ├── RecordRefused        the log will never take this record (too large, unauthorised)
     │   ├── PositionGone         retention removed the position a subscription stands at
     │   └── ForeignWait          a handler waited for something else than its database inside a transaction
@@ -31,6 +32,7 @@ __all__ = [
     "ForeignWait",
     "MillstreamError",
     "Misconfigured",
+    "Mismatch",
     "Permanent",
     "PositionGone",
     "RecordRefused",
@@ -80,7 +82,12 @@ class BadStatement(Permanent):
 
 
 class Refused(Permanent):
-    """A business rule said no. Raised by user code, or by `tx.expect` when the count differs."""
+    """A business rule said no. Its text is told to the caller."""
+
+
+class Mismatch(Refused):
+    """A compare-and-set changed another number of rows than `tx.expect` was told. Its text names the statement: for
+    operators, and never for callers."""
 
 
 class RecordRefused(Permanent):

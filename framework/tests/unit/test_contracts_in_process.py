@@ -64,7 +64,12 @@ def stock_service() -> Service:
     @service.rpc(Stock.take, idempotent=True)
     async def take(request: StringValue, caller: Caller, tx: Tx) -> Int64Value:
         if request.value == "sold-out":
-            raise RpcError(Status.FAILED_PRECONDITION, "sold out", problem="sold-out", errors=({"at": "sku", "message": "none left"},))
+            raise RpcError(
+                Status.FAILED_PRECONDITION,
+                "sold out",
+                problem="sold-out",
+                errors=({"at": "sku", "message": "none left"},),
+            )
         await tx.execute("INSERT INTO taken VALUES (?, ?)", request.value, caller.subject)
         if request.value == "unlucky":
             raise Busy("full")
@@ -124,9 +129,7 @@ async def test_a_call_passes_messages_and_commits(bench: Bench) -> None:
 async def test_repeats_under_one_key_get_equal_bytes_also_at_once(bench: Bench) -> None:
     request = StringValue(value="tea").SerializeToString()
     async with asyncio.TaskGroup() as group:
-        asked = [
-            group.create_task(bench.channel.call("shop.v1.Stock", "Take", request, ALICE, 5.0)) for _ in range(50)
-        ]
+        asked = [group.create_task(bench.channel.call("shop.v1.Stock", "Take", request, ALICE, 5.0)) for _ in range(50)]
     assert {task.result() for task in asked} == {Int64Value(value=1).SerializeToString()}
     assert await bench.store.query("SELECT count(*) FROM taken") == [(1,)]
     with pytest.raises(RpcError) as caught:
@@ -156,7 +159,9 @@ async def test_an_idempotent_method_without_a_key_is_refused(bench: Bench) -> No
 
 
 async def test_errors_cross_as_bytes_never_as_objects(bench: Bench) -> None:
-    raised = RpcError(Status.NOT_FOUND, "no ☕", problem="gone", errors=({"at": "a[0]", "message": "x"},), retry_after=2.5)
+    raised = RpcError(
+        Status.NOT_FOUND, "no ☕", problem="gone", errors=({"at": "a[0]", "message": "x"},), retry_after=2.5
+    )
     seen = await bench.error(raised)
     assert seen is not raised
     assert vars(seen) == vars(raised)

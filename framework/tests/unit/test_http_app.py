@@ -85,7 +85,10 @@ def orders_service() -> Service:
 
     @service.post("/echo", public=True)
     async def echo(raw: bytes, headers: Headers, address: Address, caller: Caller) -> Reply[str]:
-        return Reply(f"{len(raw)} {headers.get('X-Signature')} {address} [{caller.subject}]", headers={"Content-Type": "text/plain"})
+        return Reply(
+            f"{len(raw)} {headers.get('X-Signature')} {address} [{caller.subject}]",
+            headers={"Content-Type": "text/plain"},
+        )
 
     return service
 
@@ -93,7 +96,9 @@ def orders_service() -> Service:
 class Running:
     """An application behind a real server, and a client of it."""
 
-    def __init__(self, app: HttpApp, store: SqliteStore, base: str, session: aiohttp.ClientSession, tokens: Any) -> None:
+    def __init__(
+        self, app: HttpApp, store: SqliteStore, base: str, session: aiohttp.ClientSession, tokens: Any
+    ) -> None:
         self.app = app
         self.store = store
         self.base = base
@@ -101,7 +106,14 @@ class Running:
         self.token = tokens
 
     async def ask(
-        self, method: str, path: str, *, token: str | None = "", key: str | None = None, headers: Any = None, **options: Any
+        self,
+        method: str,
+        path: str,
+        *,
+        token: str | None = "",
+        key: str | None = None,
+        headers: Any = None,
+        **options: Any,
     ) -> tuple[int, Any, bytes]:
         sent = dict(headers or {})
         if token is not None:
@@ -246,7 +258,10 @@ async def test_places_of_a_body_that_does_not_fit_are_named(shop: Running) -> No
 async def test_query_parameters_are_converted_and_judged(shop: Running) -> None:
     await shop.ask("POST", "/orders", key="k", json=ORDER)
     assert len(msgspec.json.decode((await shop.ask("GET", "/orders?least=2&tag=a&tag=b"))[2])["orders"]) == 1
-    assert msgspec.json.decode((await shop.ask("GET", "/orders?least=3&tag=a&tag=b"))[2]) == {"orders": [], "tag": ["a", "b"]}
+    assert msgspec.json.decode((await shop.ask("GET", "/orders?least=3&tag=a&tag=b"))[2]) == {
+        "orders": [],
+        "tag": ["a", "b"],
+    }
     for query in ("least=x", "least=1&least=2", "least=" + "9" * 30):
         status, _, body = await shop.ask("GET", f"/orders?{query}")
         assert status == 422

@@ -194,7 +194,11 @@ def test_strange_tokens_are_only_ever_refused(token: str) -> None:
         asyncio.run(tokens()(token))
 
 
-@given(header=st.dictionaries(st.sampled_from(["alg", "kid", "typ", "crit", "b64"]), st.none() | st.booleans() | st.text() | st.integers()))
+@given(
+    header=st.dictionaries(
+        st.sampled_from(["alg", "kid", "typ", "crit", "b64"]), st.none() | st.booleans() | st.text() | st.integers()
+    )
+)
 @settings(deadline=None)
 def test_strange_headers_are_only_ever_refused(header: dict[str, Any]) -> None:
     with pytest.raises(Unauthenticated):
@@ -292,10 +296,16 @@ async def test_a_request_that_gives_up_does_not_cost_the_next_one_its_keys() -> 
 
 def test_only_keys_for_signatures_with_allowed_algorithms_are_read() -> None:
     p256 = ec.generate_private_key(ec.SECP256R1())
-    assert [k.algorithm for k in read_jwks(jwks(("a", RSA), ("b", p256), ("c", KEY.private)))] == ["RS256", "ES256", "EdDSA"]
+    assert [k.algorithm for k in read_jwks(jwks(("a", RSA), ("b", p256), ("c", KEY.private)))] == [
+        "RS256",
+        "ES256",
+        "EdDSA",
+    ]
     assert read_jwks(jwks(("a", RSA), use="enc")) == []
     secret = base64.urlsafe_b64encode(b"s" * 32).decode()
-    assert read_jwks(msgspec.json.encode({"keys": [{"kty": "oct", "k": secret, "alg": "HS256"}, {"kty": "odd"}, 7]})) == []
+    assert (
+        read_jwks(msgspec.json.encode({"keys": [{"kty": "oct", "k": secret, "alg": "HS256"}, {"kty": "odd"}, 7]})) == []
+    )
     assert read_jwks(jwks(("a", RSA)), ["EdDSA"]) == []
     for odd in (b"", b"[]", b"{}", b'{"keys": 7}', b"\xff"):
         with pytest.raises(Misconfigured):

@@ -103,7 +103,9 @@ def test_pydantic_names_all_its_places() -> None:
     assert [at for at, _ in places(problem)] == ["name", "lines[0].a"]
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b'{"lines":"\xff"}', b"{} {}", b'{"a":"\\ud800"}', b"nul", b"NaN"])
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"\xff", b'{"lines":"\xff"}', b"{} {}", b'{"a":"\\ud800"}', b"nul", b"NaN"]
+)
 @pytest.mark.parametrize("kind", [Order, Plain, dict[str, Any]])
 def test_what_is_not_json_is_a_400(kind: Any, body: bytes) -> None:
     assert refused(kind, body).status in ((400, 422) if kind is not dict else (400,))
@@ -159,11 +161,21 @@ def test_hostile_bytes_become_a_value_or_a_problem(body: bytes, kind: Any) -> No
 
 
 @given(data=st.data())
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-def test_hostile_requests_never_reach_the_500_on_a_real_store(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
+@settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+def test_hostile_requests_never_reach_the_500_on_a_real_store(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     bodies = data.draw(st.lists(HOSTILE, min_size=20, max_size=60))
     paths = data.draw(st.lists(st.text(max_size=30), min_size=5, max_size=20))
-    queries = data.draw(st.lists(st.binary(max_size=40) | st.sampled_from([b"n=1", b"n=1e400", b"n=9" * 20, b"s=%00", b"s=%ff", b"f=nan"]), min_size=5, max_size=20))
+    queries = data.draw(
+        st.lists(
+            st.binary(max_size=40) | st.sampled_from([b"n=1", b"n=1e400", b"n=9" * 20, b"s=%00", b"s=%ff", b"f=nan"]),
+            min_size=5,
+            max_size=20,
+        )
+    )
     asyncio.run(_attack(tmp_path_factory.mktemp("attack"), bodies, paths, queries))
 
 
@@ -200,7 +212,14 @@ async def _attack(folder: Path, bodies: list[bytes], paths: list[str], queries: 
                 if message["type"] == "http.response.start":
                     assert message["status"] < 500, failures
 
-            scope = {"type": "http", "method": method, "path": path, "query_string": query, "headers": [], "client": None}
+            scope = {
+                "type": "http",
+                "method": method,
+                "path": path,
+                "query_string": query,
+                "headers": [],
+                "client": None,
+            }
             await app(scope, receive, send)
 
         async with asyncio.TaskGroup() as group:

@@ -77,7 +77,11 @@ def app_with(gate: Gate, limits: Limits, counts: Silent | None = None) -> HttpAp
 
 
 async def ask(
-    app: HttpApp, method: str, path: str, body: bytes | list[dict[str, Any]] = b"", headers: list[tuple[bytes, bytes]] | None = None,
+    app: HttpApp,
+    method: str,
+    path: str,
+    body: bytes | list[dict[str, Any]] = b"",
+    headers: list[tuple[bytes, bytes]] | None = None,
     query: bytes = b"",
 ) -> tuple[int, dict[bytes, bytes], Any]:
     """One request, given to the application as an ASGI server would. `body` may be the server's messages."""
@@ -178,7 +182,9 @@ async def test_work_that_takes_too_long_is_cancelled_with_a_504() -> None:
 
 async def test_a_client_that_sends_too_slowly_gets_a_408() -> None:
     app = app_with(Gate(), Limits(request_seconds=0.02))
-    status, headers, _ = await ask(app, "POST", "/echo", [{"type": "http.request", "body": b"{", "more_body": True}], JSON)
+    status, headers, _ = await ask(
+        app, "POST", "/echo", [{"type": "http.request", "body": b"{", "more_body": True}], JSON
+    )
     assert (status, headers[b"connection"]) == (408, b"close")
 
 

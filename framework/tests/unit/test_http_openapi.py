@@ -61,7 +61,12 @@ def service() -> Service:
         raise NotImplementedError
 
     @shop.get("/orders")
-    async def find(query: Query, state: Literal["open", "closed"] = "open", limit: int = 20, tag: list[str] = []) -> list[Order]: ...  # noqa: B006
+    async def find(
+        query: Query,
+        state: Literal["open", "closed"] = "open",
+        limit: int = 20,
+        tag: list[str] = [],  # noqa: B006 - read only
+    ) -> list[Order]: ...
 
     @shop.get("/orders/{order_id}", summary="One order")
     async def read(order_id: str, query: Query) -> Order: ...

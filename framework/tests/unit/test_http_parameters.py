@@ -60,7 +60,14 @@ def fill(planned: Plan, *values: str, query: bytes = b"", headers: dict[bytes, b
 
 async def test_everything_arrives_by_its_type() -> None:
     async def handler(
-        caller: Caller, gate: Gate, stock: Stock, headers: Headers, address: Address, query: Query, order_id: str, n: int,
+        caller: Caller,
+        gate: Gate,
+        stock: Stock,
+        headers: Headers,
+        address: Address,
+        query: Query,
+        order_id: str,
+        n: int,
         page: int = 1,
     ) -> None: ...
 

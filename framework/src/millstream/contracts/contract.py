@@ -4,10 +4,12 @@
 class Orders(Contract, service="millstream.orders.v1.OrdersService"):
     place_order = rpc("PlaceOrder", PlaceOrderRequest, PlaceOrderResponse)
 
-@orders.rpc(Orders.place_order, idempotent=True)                    # the service that owns the work
+
+@orders.rpc(Orders.place_order, idempotent=True)  # the service that owns the work
 async def place_order(request: PlaceOrderRequest, caller: Caller, tx: Tx) -> PlaceOrderResponse: ...
 
-@gateway.post("/orders", idempotent=True, forwards_key=True)        # the one that calls
+
+@gateway.post("/orders", idempotent=True, forwards_key=True)  # the one that calls
 async def post_order(body: NewOrder, caller: Caller, orders: Orders) -> Created[Order]:
     placed = await orders.place_order(request, caller=caller)
 ```
@@ -70,7 +72,12 @@ class RpcError(MillstreamError):
     """
 
     def __init__(
-        self, status: int, message: str, *, problem: str = "", errors: tuple[dict[str, str], ...] = (),
+        self,
+        status: int,
+        message: str,
+        *,
+        problem: str = "",
+        errors: tuple[dict[str, str], ...] = (),
         retry_after: float | None = None,
     ) -> None:
         super().__init__(message)

@@ -97,7 +97,11 @@ class _Served:
     """One method, planned."""
 
     def __init__(
-        self, binding: RpcBinding, method: RpcMethod, idempotency: Idempotency, clock: Clock,
+        self,
+        binding: RpcBinding,
+        method: RpcMethod,
+        idempotency: Idempotency,
+        clock: Clock,
         instrumentation: Instrumentation,
     ) -> None:
         self._name = f"{method.service}/{method.method}"
@@ -158,8 +162,13 @@ class _Served:
                 refusal = rpc_error_of(error)
                 if refusal.status in (Status.INTERNAL, Status.UNKNOWN):
                     self._instrumentation.log(
-                        "error", "rpc_failed", method=self._name, error=type(error).__name__, message=str(error)[:300],
-                        handler=self._place, correlation_id=caller.correlation_id,
+                        "error",
+                        "rpc_failed",
+                        method=self._name,
+                        error=type(error).__name__,
+                        message=str(error)[:300],
+                        handler=self._place,
+                        correlation_id=caller.correlation_id,
                     )
                 return _refused(refusal)
 

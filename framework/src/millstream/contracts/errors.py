@@ -12,6 +12,7 @@ from ..errors import (
     Busy,
     Conflict,
     Misconfigured,
+    Mismatch,
     RecordRefused,
     Refused,
     StoreUnavailable,
@@ -30,6 +31,7 @@ _TABLE: tuple[tuple[type[BaseException], int, str, bool], ...] = (
     (KeyMissing, Status.INVALID_ARGUMENT, "idempotency-key-missing", True),
     (KeyReused, Status.INVALID_ARGUMENT, "idempotency-key-reused", True),
     (KeyInUse, Status.ABORTED, "idempotency-key-in-use", True),
+    (Mismatch, Status.FAILED_PRECONDITION, "refused", False),
     (Refused, Status.FAILED_PRECONDITION, "refused", True),
     (Undecodable, Status.INVALID_ARGUMENT, "undecodable", True),
     (RecordRefused, Status.INVALID_ARGUMENT, "record-refused", True),
@@ -43,6 +45,7 @@ _TABLE: tuple[tuple[type[BaseException], int, str, bool], ...] = (
 )
 
 _WORDS = {
+    "refused": "the present state does not allow this",
     "conflict": "it collides with what is stored already",
     "store-unavailable": "the service's database is away",
     "transport-unavailable": "the service's event log is away",

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from ..caller import Caller
 from ..clock import Duration, seconds
-from ..errors import Refused
+from ..errors import Mismatch
 from ..message import Message
 from ..ports.store import Param, Row, Session
 from .outbox import Outbox
@@ -74,14 +74,14 @@ class Tx:
     def expect(
         self, sql: str, *params: Param, rows: int = 1, otherwise: Exception | type[Exception] | None = None
     ) -> None:
-        """A compare-and-set: run `sql`, and raise `otherwise` (default `Refused`) unless it changed `rows` rows.
+        """A compare-and-set: run `sql`, and raise `otherwise` (default `Mismatch`) unless it changed `rows` rows.
 
         Checked at the latest when the handler returns; it needs no await because nobody reads its result (rule T5).
         """
 
         def check(changed: int) -> None:
             if changed != rows:
-                raise otherwise or Refused(f"expected {rows} row(s) to change, {changed} did: {' '.join(sql.split())}")
+                raise otherwise or Mismatch(f"expected {rows} row(s) to change, {changed} did: {' '.join(sql.split())}")
 
         self._session.queue(sql, params, check)
 

@@ -35,7 +35,9 @@ class Admission:
         if self.in_flight >= self._limits.in_flight:
             self._instrumentation.count("millstream_http_shed_total", self._labels)
             raise Problem(
-                503, "too many requests are under way; come back a little later", problem="busy",
+                503,
+                "too many requests are under way; come back a little later",
+                problem="busy",
                 retry_after=self._limits.retry_after_seconds,
             )
         self.in_flight += 1

@@ -104,7 +104,11 @@ class BearerTokens:
         }  # fmt: skip
         try:
             return jwt.decode(
-                token, cast(Any, key.key), algorithms=[key.algorithm], audience=rules.audience, issuer=rules.issuer,
+                token,
+                cast(Any, key.key),
+                algorithms=[key.algorithm],
+                audience=rules.audience,
+                issuer=rules.issuer,
                 options=cast(Any, options),
             )
         except jwt.InvalidAudienceError:
@@ -129,7 +133,10 @@ class BearerTokens:
         if not isinstance(subject, str) or not subject or len(subject) > 255 or not subject.isprintable():
             raise Unauthenticated("the token's subject must be 1 to 255 printable characters")
         return Identity(
-            subject, _texts(claims.get(rules.roles_claim)), _text(claims.get(rules.tenant_claim)), expires_us + leeway_us
+            subject,
+            _texts(claims.get(rules.roles_claim)),
+            _text(claims.get(rules.tenant_claim)),
+            expires_us + leeway_us,
         )
 
     def _remember(self, token: str, identity: Identity, now_us: int) -> None:

@@ -64,12 +64,22 @@ def development_key(path: Path, entropy: Entropy | None = None) -> SigningKey:
 
 
 def issue_token(
-    key: SigningKey, subject: str, roles: Sequence[str] = (), lifetime: Duration = "1h", tenant: str | None = None, *,
+    key: SigningKey,
+    subject: str,
+    roles: Sequence[str] = (),
+    lifetime: Duration = "1h",
+    tenant: str | None = None,
+    *,
     clock: Clock,
 ) -> str:
     """A signed token for a subject. `lifetime` counts from now; `roles` and `tenant` are what `TokenRules` reads."""
     now = clock.now_us() // 1_000_000
-    claims: dict[str, object] = {"sub": subject, "iat": now, "exp": now + round(seconds(lifetime)), "roles": list(roles)}
+    claims: dict[str, object] = {
+        "sub": subject,
+        "iat": now,
+        "exp": now + round(seconds(lifetime)),
+        "roles": list(roles),
+    }
     optional = {"tenant": tenant, "iss": key.issuer, "aud": key.audience}
     claims.update({name: value for name, value in optional.items() if value is not None})
     return jwt.encode(claims, key.private, algorithm=ALGORITHM, headers={"kid": key.kid})

@@ -32,7 +32,9 @@ def document(path: str, make: Callable[[], Document | Awaitable[Document]]) -> S
         made = make()
         answer = made if isinstance(made, Document) else await made
         return Response(
-            answer.body, answer.status, {"cache-control": "no-store", "x-content-type-options": "nosniff"},
+            answer.body,
+            answer.status,
+            {"cache-control": "no-store", "x-content-type-options": "nosniff"},
             media_type=answer.content_type,
         )
 

@@ -75,8 +75,12 @@ class Endpoint:
         self._span = {"service": work.service, "method": route.method, "route": route.path}
 
     async def answer(
-        self, scope: Any, receive: Callable[[], Awaitable[Any]], headers: dict[bytes, bytes],
-        values: tuple[str, ...], request_id: str,
+        self,
+        scope: Any,
+        receive: Callable[[], Awaitable[Any]],
+        headers: dict[bytes, bytes],
+        values: tuple[str, ...],
+        request_id: str,
     ) -> Answer | None:
         """The reply to a request; None when the client went away before it had asked."""
         edge = self._edge
@@ -98,14 +102,25 @@ class Endpoint:
         problem = problem_of(error)
         if problem.status == 500:
             self._edge.instrumentation.log(
-                "error", "http_handler_failed", service=self.service, route=self._operation, request_id=request_id,
-                error=type(error).__name__, message=str(error)[:300], at=_innermost(error),
+                "error",
+                "http_handler_failed",
+                service=self.service,
+                route=self._operation,
+                request_id=request_id,
+                error=type(error).__name__,
+                message=str(error)[:300],
+                at=_innermost(error),
             )
         return problem
 
     async def _judge(
-        self, scope: Any, receive: Callable[[], Awaitable[Any]], headers: dict[bytes, bytes],
-        values: tuple[str, ...], request_id: str, traceparent: str | None,
+        self,
+        scope: Any,
+        receive: Callable[[], Awaitable[Any]],
+        headers: dict[bytes, bytes],
+        values: tuple[str, ...],
+        request_id: str,
+        traceparent: str | None,
     ) -> Answer:
         edge = self._edge
         asked = client_timeout(headers)
@@ -190,7 +205,9 @@ class Endpoint:
     async def _once(self, incoming: Incoming, arguments: list[Any]) -> Answer:
         caller, scope = incoming.caller, incoming.scope
         assert caller.idempotency_key is not None
-        fingerprint = fingerprint_of(scope["path"].encode("utf-8", "surrogatepass"), scope["query_string"], incoming.raw)
+        fingerprint = fingerprint_of(
+            scope["path"].encode("utf-8", "surrogatepass"), scope["query_string"], incoming.raw
+        )
         once = Once(scope_of(self._operation, caller), caller.idempotency_key, fingerprint)
 
         async def work(session: Session) -> Done:

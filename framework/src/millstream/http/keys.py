@@ -75,7 +75,11 @@ class JwksAddress:
     """The keys that an issuer publishes under a URL."""
 
     def __init__(
-        self, url: str, fetch: Fetch, clock: Clock, instrumentation: Instrumentation,
+        self,
+        url: str,
+        fetch: Fetch,
+        clock: Clock,
+        instrumentation: Instrumentation,
         algorithms: Sequence[str] = ALGORITHMS,
     ) -> None:
         self._url = url

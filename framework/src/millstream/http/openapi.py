@@ -190,4 +190,3 @@ class _Schemas:
         self._models.update(schema.pop("$defs", {}))
         self._models[kind.__name__] = schema
         return {"$ref": _REF.format(name=kind.__name__)}
-

@@ -96,8 +96,14 @@ class Problem(Permanent):
     """
 
     def __init__(
-        self, status: int, detail: str = "", *, problem: str = "", errors: Sequence[Place] = (),
-        headers: Mapping[str, str] | None = None, retry_after: float | None = None,
+        self,
+        status: int,
+        detail: str = "",
+        *,
+        problem: str = "",
+        errors: Sequence[Place] = (),
+        headers: Mapping[str, str] | None = None,
+        retry_after: float | None = None,
     ) -> None:
         super().__init__(detail or _title(status))
         self.status = status
@@ -140,7 +146,9 @@ def _problem(status: int, error: RpcError, problem: str | None = None) -> Proble
     headers = {"www-authenticate": "Bearer"} if status == 401 else None
     return Problem(
         status,
-        "the server failed; the failure is recorded under this reply's x-request-id" if status == 500 else error.message,
+        "the server failed; the failure is recorded under this reply's x-request-id"
+        if status == 500
+        else error.message,
         problem="" if status == 500 else problem or error.problem,
         errors=[Place(e.get("at", ""), e.get("message", "")) for e in error.errors],
         headers=headers,

@@ -56,7 +56,9 @@ class Incoming:
         if self._query is None:
             try:
                 pairs = parse_qsl(
-                    self.scope["query_string"].decode("ascii"), keep_blank_values=True, errors="strict",
+                    self.scope["query_string"].decode("ascii"),
+                    keep_blank_values=True,
+                    errors="strict",
                     max_num_fields=limit,
                 )
             except ValueError:

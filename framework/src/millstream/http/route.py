@@ -47,7 +47,7 @@ class Route(msgspec.Struct, frozen=True, eq=False):
     path: segments in braces are parameters of the handler by name: `/orders/{order_id}`.
     idempotent: the request must carry an `Idempotency-Key`; the reply is stored with the work and repeated byte for
         byte. Only for handlers that take a `Tx`, or that pass the key on to another service (`forwards_key`).
-    public: no token needed. roles: the caller must hold one of these.
+    public: no token needed; one that is sent must still hold. roles: the caller must hold one of these.
     """
 
     method: str

@@ -39,7 +39,9 @@ class RouteTable(Generic[T]):
             if ("{" in segment or "}" in segment) and not (
                 segment[:1] == "{" and segment[-1:] == "}" and segment[1:-1].isidentifier()
             ):
-                raise Misconfigured(f"{method} {path}: a parameter is a whole segment, for instance /orders/{{order_id}}")
+                raise Misconfigured(
+                    f"{method} {path}: a parameter is a whole segment, for instance /orders/{{order_id}}"
+                )
         shape = _PARAMETER.sub("{}", path)
         if "{" not in path:
             methods = self._fixed.setdefault(path, {})

@@ -228,6 +228,12 @@ class Service:
         """An idempotent write by HTTP's own meaning."""
         return self.route("PUT", path, roles=roles, summary=summary)
 
+    def patch(
+        self, path: str, *, idempotent: bool = False, roles: tuple[str, ...] = (), summary: str = ""
+    ) -> Callable[[F], F]:
+        """A change of a part."""
+        return self.route("PATCH", path, idempotent=idempotent, roles=roles, summary=summary)
+
     def delete(self, path: str, *, roles: tuple[str, ...] = (), summary: str = "") -> Callable[[F], F]:
         """A removal."""
         return self.route("DELETE", path, roles=roles, summary=summary)
