@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from ..ports.instrumentation import current_trace
 from ..ports.store import Session
 from . import claims, dead_letters, inbox, lanes
 from .consumption import Consumption
@@ -59,7 +60,11 @@ async def run_batch(
 
 class _Batch:
     def __init__(
-        self, session: Session, c: Consumption, batch: Sequence[Prepared], failed: dict[int, BaseException],
+        self,
+        session: Session,
+        c: Consumption,
+        batch: Sequence[Prepared],
+        failed: dict[int, BaseException],
         savepoints: bool,
     ) -> None:
         self.session = session
@@ -162,6 +167,7 @@ class _Batch:
             await session.savepoint()
         try:
             self.tx._cause = item.message  # pyright: ignore[reportPrivateUsage] - one Tx serves the batch; the kernel owns it
+            current_trace.set(item.message.traceparent)
             publish_returned(self.tx, await self.c.subscription.handle(item.event, self.tx))
             await session.flush()
             if item.position <= self.c.muted_until:
@@ -219,7 +225,13 @@ class _Batch:
             self.report.counts["millstream_messages_failed_total"] += 1
 
     def _park(
-        self, item: Prepared, *, due: int | None = None, state: int = WAITING, attempts: int = 0, starts: int = 0,
+        self,
+        item: Prepared,
+        *,
+        due: int | None = None,
+        state: int = WAITING,
+        attempts: int = 0,
+        starts: int = 0,
         error: str = "",
     ) -> None:
         self.parked.append(
@@ -231,14 +243,28 @@ class _Batch:
         lane = lane and item.lane
         holds = lane and self.c.subscription.after_dead_letter == "hold"
         await dead_letters.bury(
-            self.session, self.c.claim, tenant=item.tenant, key=item.key,
-            lane=HOLDS if holds else WENT_ON if lane else NO_LANE, layout=item.layout, position=item.position,
-            value=item.value, attempts=attempts, reason=reason, error=error, now_us=self.now_us,
+            self.session,
+            self.c.claim,
+            tenant=item.tenant,
+            key=item.key,
+            lane=HOLDS if holds else WENT_ON if lane else NO_LANE,
+            layout=item.layout,
+            position=item.position,
+            value=item.value,
+            attempts=attempts,
+            reason=reason,
+            error=error,
+            now_us=self.now_us,
         )
         self.report.counts["millstream_dead_letters_total"] += 1
         self.c.instrumentation.log(
-            "error", "dead_letter", subscription=self.c.subscription.name, key=item.key, message=item.message.id,
-            reason=reason, error=error,
+            "error",
+            "dead_letter",
+            subscription=self.c.subscription.name,
+            lane=item.key,
+            message_id=item.message.id,
+            reason=reason,
+            error=error,
         )
         if holds:
             await lanes.hold(self.session, self.c.claim, item.tenant, item.key, self.now_us)

@@ -72,7 +72,8 @@ async def take(
     await session.execute(
         "UPDATE millstream_lanes SET state = 0, due = millstream_now() "
         "WHERE subscription = ? AND partition = ? AND state IN (2, 3)",
-        subscription, partition,
+        subscription,
+        partition,
     )
     return Claim(subscription, partition, row[0], row[1], row[2], lease_us)
 
@@ -109,11 +110,14 @@ async def release(session: Session, claim: Claim) -> None:
 
 async def renew(session: Session, owner: str, lease_us: int) -> None:
     """Extend all claims of an owner, and its own sign of life; forget workers that gave none."""
-    await session.execute("UPDATE millstream_claims SET expires = millstream_now() + ? WHERE owner = ?", lease_us, owner)
+    await session.execute(
+        "UPDATE millstream_claims SET expires = millstream_now() + ? WHERE owner = ?", lease_us, owner
+    )
     await session.execute(
         "INSERT INTO millstream_workers (id, expires) VALUES (?, millstream_now() + ?) "
         "ON CONFLICT (id) DO UPDATE SET expires = excluded.expires",
-        owner, lease_us,
+        owner,
+        lease_us,
     )
     await session.execute("DELETE FROM millstream_workers WHERE expires < millstream_now()")
 

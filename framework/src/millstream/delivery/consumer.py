@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 
 from ..errors import ClaimLost, StoreUnavailable, TransportUnavailable
 from ..message import Record
+from ..ports.instrumentation import Field
 from ..ports.transport import Reader, Transport
 from ..ports.wake import Wake
-
 from .batch import Report, TakeOut, run_batch
 from .claims import Claim
 from .consumption import Consumption
@@ -29,6 +30,8 @@ TAKE_OUTS = 3
 PAUSE = 1.0
 """Seconds to wait while the store or the log is away."""
 IDLE = 60.0
+SAMPLED = "-01"
+"""How a traceparent ends whose trace is recorded (W3C Trace Context)."""
 
 _DUE = """
 SELECT due FROM millstream_lanes WHERE subscription = ? AND partition = ? AND {states} ORDER BY due LIMIT 1
@@ -53,6 +56,12 @@ class Consumer:
         self._concluded: list[Concluded] = []
         self._parked = 0
         self._size = 32
+        self._span: dict[str, Field] = {
+            "service": c.subscription.service,
+            "subscription": c.subscription.name,
+            "topic": c.subscription.topic,
+            "partition": c.claim.partition,
+        }
         self.blocked = False
 
     @property
@@ -126,8 +135,12 @@ class Consumer:
     async def _wait_for_space(self, limit: int) -> None:
         if not self.blocked and not self.c.subscription.effect:
             self.c.instrumentation.log(
-                "error", "partition_blocked", subscription=self._name, partition=self.claim.partition,
-                parked=self._parked, limit=limit,
+                "error",
+                "partition_blocked",
+                subscription=self._name,
+                partition=self.claim.partition,
+                parked=self._parked,
+                limit=limit,
             )
         self.blocked = True
         await self._space.wait(IDLE)
@@ -136,11 +149,13 @@ class Consumer:
     async def _apply(self, records: Sequence[Record]) -> None:
         c = self.c
         batch = prepare(records, c.known, c.recorded)
+        links = [t for item in batch if (t := item.message.traceparent) is not None and t.endswith(SAMPLED)]
         failed: dict[int, BaseException] = {}
         cheap = c.store.capabilities.cheap_savepoints
         while True:
             try:
-                report = await c.store.transact(lambda session: run_batch(session, c, batch, failed, cheap))
+                with c.instrumentation.linked_span("millstream.batch", links, **self._span, messages=len(batch)):
+                    report = await c.store.transact(lambda session: run_batch(session, c, batch, failed, cheap))
             except TakeOut as out:
                 failed[out.index] = out.error
                 if len(failed) > TAKE_OUTS:
@@ -155,7 +170,9 @@ class Consumer:
                 break
         self._applied(batch, report)
         await self._transport.mark(
-            f"{c.subscription.service}/{c.subscription.name}", c.subscription.topic, self.claim.partition,
+            f"{c.subscription.service}/{c.subscription.name}",
+            c.subscription.topic,
+            self.claim.partition,
             self.claim.position,
         )
 
@@ -170,7 +187,10 @@ class Consumer:
         c.claim.suspect = max(0, c.claim.suspect - len(batch))
         for metric, amount in report.counts.items():
             c.count(metric, amount)
+        handled = report.counts["millstream_messages_handled_total"]
         c.instrumentation.observe("millstream_batch_seconds", c.labels, report.seconds)
+        if handled:
+            c.instrumentation.observe("millstream_handler_seconds", c.labels, report.seconds / len(batch), handled)
         if report.parked:
             self._parked += report.parked
             self.parked_wake.set()
@@ -191,10 +211,9 @@ class Consumer:
             if not marked and not concluded and not await self._due(room):
                 continue
             self._concluded = []
+            work = partial(run_turn, c=c, marked=marked, concluded=concluded, room=room)
             try:
-                turn = await c.store.transact(
-                    lambda session, m=marked, d=concluded, r=room: run_turn(session, c, m, d, r)
-                )
+                turn = await c.store.transact(work)
             except StoreUnavailable as error:
                 self._concluded = concluded + self._concluded
                 c.instrumentation.log("error", "store_away", subscription=self._name, error=str(error))

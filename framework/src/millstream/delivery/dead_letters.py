@@ -26,8 +26,19 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 
 async def bury(
-    session: Session, claim: Claim, *, tenant: str, key: str, lane: int, layout: int, position: int, value: bytes,
-    attempts: int, reason: str, error: str, now_us: int,
+    session: Session,
+    claim: Claim,
+    *,
+    tenant: str,
+    key: str,
+    lane: int,
+    layout: int,
+    position: int,
+    value: bytes,
+    attempts: int,
+    reason: str,
+    error: str,
+    now_us: int,
 ) -> None:
     """Record a dead letter. What becomes of its lane is the caller's decision."""
     await session.execute(
@@ -55,12 +66,24 @@ async def redrive(session: Session, letter: int, value: bytes | None = None, del
         "state = CASE WHEN millstream_lanes.state IN (?, ?, ?, ?) THEN excluded.state ELSE millstream_lanes.state END, "
         "due = CASE WHEN millstream_lanes.state = excluded.state AND millstream_lanes.due < excluded.due "
         "THEN millstream_lanes.due ELSE excluded.due END",
-        subscription, partition, tenant, key, WAITING, delay_us, *resumed,
+        subscription,
+        partition,
+        tenant,
+        key,
+        WAITING,
+        delay_us,
+        *resumed,
     )
     await session.execute(
         "INSERT INTO millstream_parked (subscription, partition, tenant, key, layout, position, value, attempts, "
         "starts, error, since) VALUES (?, ?, ?, ?, ?, ?, ?, 0, 0, '', millstream_now())",
-        subscription, partition, tenant, key, layout, position, stored if value is None else value,
+        subscription,
+        partition,
+        tenant,
+        key,
+        layout,
+        position,
+        stored if value is None else value,
     )
     session.notify(LANES_CHANNEL)
 
@@ -80,7 +103,9 @@ async def drop(session: Session, letter: int) -> None:
     if await session.fetch_one(f"SELECT 1 FROM millstream_parked {where} LIMIT 1", *lane):  # noqa: S608 - a constant
         await session.execute(
             f"UPDATE millstream_lanes SET state = ?, due = millstream_now() {where} AND state = ?",  # noqa: S608 - a constant
-            WAITING, *lane, HELD,
+            WAITING,
+            *lane,
+            HELD,
         )
         session.notify(LANES_CHANNEL)
     else:
@@ -89,9 +114,7 @@ async def drop(session: Session, letter: int) -> None:
 
 async def _claimed(session: Session, letter: int) -> Row:
     """The letter's row, read after its claim row was written."""
-    found = await session.fetch_one(
-        "SELECT subscription, partition FROM millstream_dead_letters WHERE id = ?", letter
-    )
+    found = await session.fetch_one("SELECT subscription, partition FROM millstream_dead_letters WHERE id = ?", letter)
     if found is not None:
         await session.execute(
             "UPDATE millstream_claims SET position = position WHERE subscription = ? AND partition = ?", *found

@@ -46,7 +46,7 @@ def drive(body: Coroutine[Any, Any, R]) -> R:
     error = _foreign_wait(body)
     try:
         body.throw(error)
-    except BaseException:  # noqa: S110 - whatever unwinding raises, the foreign wait is the finding
+    except BaseException:  # noqa: S110, BLE001 - whatever unwinding raises, the foreign wait is the finding
         pass
     else:
         body.close()

@@ -90,7 +90,13 @@ async def run_call(c: Consumption, started: Started) -> Concluded:
     try:
         async with asyncio.timeout(timeout):
             with c.instrumentation.span(
-                "millstream.effect", message.traceparent, subscription=c.subscription.name, attempt=call.attempt
+                "millstream.effect",
+                message.traceparent,
+                service=c.subscription.service,
+                subscription=c.subscription.name,
+                message_id=message.id,
+                event_type=message.type,
+                attempt=call.attempt,
             ) as traceparent:
                 call.traceparent = traceparent or call.traceparent
                 concluded.returned = await c.subscription.handle(started.item.event, call)

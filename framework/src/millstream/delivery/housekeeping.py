@@ -28,7 +28,7 @@ class Retention(msgspec.Struct, frozen=True):
 
     inbox_seconds: float = 7 * 86_400.0
     reply_seconds: float = 86_400.0
-    step_rows: int = 500
+    step_rows: int = 2_000
     pause_seconds: float = 0.1
     rest_seconds: float = 60.0
 
@@ -100,7 +100,8 @@ class Housekeeper:
         gone = await session.execute(
             "DELETE FROM millstream_inbox WHERE (subscription, source, id) IN "
             "(SELECT subscription, source, id FROM millstream_inbox WHERE subscription = ? LIMIT ?)",
-            row[0], self._retention.step_rows,
+            row[0],
+            self._retention.step_rows,
         )
         if gone == 0:
             await session.execute("DELETE FROM millstream_watermarks WHERE subscription = ?", row[0])

@@ -26,15 +26,14 @@ Admission = list[str]
 """For each message of a batch: `new`, `known` (a repeat) or `old` (older than the inbox remembers)."""
 
 
-async def admit(
-    session: Session, claim: Claim, batch: Sequence[Prepared], now_us: int, retention_us: int
-) -> Admission:
+async def admit(session: Session, claim: Claim, batch: Sequence[Prepared], now_us: int, retention_us: int) -> Admission:
     """Write the inbox rows of a batch; say which messages are new. Undecodable ones have no identity and are new."""
     subscription, partition = claim.place
     marks = dict(
         await session.fetch(
             "SELECT source, newest FROM millstream_watermarks WHERE subscription = ? AND partition = ?",
-            subscription, partition,
+            subscription,
+            partition,
         )
     )
     seen: set[tuple[str, str]] = set()
@@ -81,7 +80,9 @@ async def purge(
         "LEFT JOIN millstream_watermarks w ON w.subscription = i.subscription AND w.partition = i.partition "
         "AND w.source = i.source WHERE (i.subscription, i.source, i.id) > (?, ?, ?) "
         "ORDER BY i.subscription, i.source, i.id LIMIT ?",
-        retention_us, *after, limit,
+        retention_us,
+        *after,
+        limit,
     )
     gone = [row[:3] for row in rows if row[3]]
     await session.execute_many("DELETE FROM millstream_inbox WHERE subscription = ? AND source = ? AND id = ?", gone)

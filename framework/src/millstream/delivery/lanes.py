@@ -45,9 +45,12 @@ Lane = tuple[str, str]
 
 async def lanes_among(session: Session, claim: Claim, batch: Sequence[Prepared]) -> set[Lane]:
     """Which lanes of a batch have a row now. Read after the claim was written, in this transaction (rule C1)."""
-    if await session.fetch_one(
-        "SELECT 1 FROM millstream_lanes WHERE subscription = ? AND partition = ? LIMIT 1", *claim.place
-    ) is None:
+    if (
+        await session.fetch_one(
+            "SELECT 1 FROM millstream_lanes WHERE subscription = ? AND partition = ? LIMIT 1", *claim.place
+        )
+        is None
+    ):
         return set()
     wanted = list({(item.tenant, item.key) for item in batch})
     found: set[Lane] = set()
@@ -59,7 +62,8 @@ async def lanes_among(session: Session, claim: Claim, batch: Sequence[Prepared])
             for row in await session.fetch(
                 f"SELECT tenant, key FROM millstream_lanes WHERE subscription = ? AND partition = ? "  # noqa: S608 - only marks are put in
                 f"AND (tenant, key) IN (VALUES {marks})",
-                *claim.place, *(part for lane in chunk for part in lane),
+                *claim.place,
+                *(part for lane in chunk for part in lane),
             )
         )
     return found
@@ -83,8 +87,15 @@ class Parked:
     __slots__ = ("attempts", "due", "error", "key", "layout", "position", "since", "starts", "state", "tenant", "value")
 
     def __init__(
-        self, item: Prepared, now_us: int, *, due: int | None = None, state: int = WAITING, attempts: int = 0,
-        starts: int = 0, error: str = "",
+        self,
+        item: Prepared,
+        now_us: int,
+        *,
+        due: int | None = None,
+        state: int = WAITING,
+        attempts: int = 0,
+        starts: int = 0,
+        error: str = "",
     ) -> None:
         self.tenant = item.tenant
         self.key = item.key
@@ -104,7 +115,11 @@ async def set_lane(session: Session, claim: Claim, tenant: str, key: str, state:
     await session.execute(
         "UPDATE millstream_lanes SET state = ?, due = ? "
         "WHERE subscription = ? AND partition = ? AND tenant = ? AND key = ?",
-        state, due, *claim.place, tenant, key,
+        state,
+        due,
+        *claim.place,
+        tenant,
+        key,
     )
 
 
@@ -113,7 +128,11 @@ async def hold(session: Session, claim: Claim, tenant: str, key: str, now_us: in
     await session.execute(
         "INSERT INTO millstream_lanes (subscription, partition, tenant, key, state, due) VALUES (?, ?, ?, ?, ?, ?) "
         "ON CONFLICT (subscription, partition, tenant, key) DO UPDATE SET state = excluded.state, due = excluded.due",
-        *claim.place, tenant, key, HELD, now_us,
+        *claim.place,
+        tenant,
+        key,
+        HELD,
+        now_us,
     )
 
 
@@ -121,14 +140,18 @@ async def close_or_continue(session: Session, claim: Claim, tenant: str, key: st
     """After the head left: the lane goes on at once with what is parked behind it, or its row goes."""
     row = await session.fetch_one(
         "SELECT 1 FROM millstream_parked WHERE subscription = ? AND partition = ? AND tenant = ? AND key = ? LIMIT 1",
-        *claim.place, tenant, key,
+        *claim.place,
+        tenant,
+        key,
     )
     if row is not None:
         await set_lane(session, claim, tenant, key, WAITING, now_us)
     else:
         await session.execute(
             "DELETE FROM millstream_lanes WHERE subscription = ? AND partition = ? AND tenant = ? AND key = ?",
-            *claim.place, tenant, key,
+            *claim.place,
+            tenant,
+            key,
         )
 
 

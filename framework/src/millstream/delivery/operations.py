@@ -44,7 +44,11 @@ class StoreOperations:
         return self._service
 
     async def lanes(
-        self, *, subscription: str | None = None, key: str | None = None, state: LaneState | None = None,
+        self,
+        *,
+        subscription: str | None = None,
+        key: str | None = None,
+        state: LaneState | None = None,
         limit: int = 100,
     ) -> list[LaneRow]:
         return await operations_lanes.lane_rows(self._store, self._service, subscription, key, state, limit)
@@ -64,8 +68,13 @@ class StoreOperations:
         return await operations_letters.show(self._store, self._service, letter_id)
 
     async def redrive(
-        self, letters: DeadLetterFilter, *, dry_run: bool = False, edit: bytes | None = None,
-        rate: float | None = None, limit: int = 500,
+        self,
+        letters: DeadLetterFilter,
+        *,
+        dry_run: bool = False,
+        edit: bytes | None = None,
+        rate: float | None = None,
+        limit: int = 500,
     ) -> Moved:
         if rate is not None and rate <= 0:
             raise Refused(f"rate {rate}: letters per second, above 0")
@@ -76,7 +85,9 @@ class StoreOperations:
         )
         one = len(letters.ids) == 1
         if one and not found:
-            raise Refused(f"dead letter {letters.ids[0]} is not there, or has no readable envelope and can only be dropped")
+            raise Refused(
+                f"dead letter {letters.ids[0]} is not there, or has no readable envelope and can only be dropped"
+            )
         changed = None
         if edit is not None:
             changed = operations_letters.edited(await self._value(letters.ids[0]), edit)

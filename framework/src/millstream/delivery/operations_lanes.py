@@ -14,7 +14,9 @@ __all__ = ["known_subscriptions", "lane_rows", "position_rows", "skip"]
 
 LARGEST_PAGE = 1_000
 
-_OF_LANE = "{0}.subscription = l.subscription AND {0}.partition = l.partition AND {0}.tenant = l.tenant AND {0}.key = l.key"
+_OF_LANE = (
+    "{0}.subscription = l.subscription AND {0}.partition = l.partition AND {0}.tenant = l.tenant AND {0}.key = l.key"
+)
 _PARKED, _LETTER = _OF_LANE.format("p"), _OF_LANE.format("d")
 _LANES = f"""
 SELECT s.name, s.topic, l.partition, l.key, l.tenant, l.state, l.due,
@@ -73,7 +75,8 @@ async def lane_rows(
     where = f"WHERE {' AND '.join(conditions)} " if conditions else ""
     rows = await store.scan(
         f"{_LANES}{where}ORDER BY since, l.subscription, l.partition, l.key LIMIT ?",
-        *params, max(0, min(limit, LARGEST_PAGE)),
+        *params,
+        max(0, min(limit, LARGEST_PAGE)),
     )
     found: list[LaneRow] = []
     for name, topic, partition, lane_key, tenant, lane_state, due, parked, since, id_ in rows:
@@ -82,9 +85,18 @@ async def lane_rows(
         attempts, error = head[0] if head else (0, "")
         found.append(
             LaneRow(
-                service=service, subscription=name, topic=topic, partition=partition, key=lane_key,
-                tenant=tenant or None, state="held" if held else "parked", parked=parked, attempts=attempts,
-                due_us=None if held else due, since_us=since, reason=shortened(error),
+                service=service,
+                subscription=name,
+                topic=topic,
+                partition=partition,
+                key=lane_key,
+                tenant=tenant or None,
+                state="held" if held else "parked",
+                parked=parked,
+                attempts=attempts,
+                due_us=None if held else due,
+                since_us=since,
+                reason=shortened(error),
             )
         )
     return found
@@ -99,8 +111,17 @@ async def position_rows(
     rows = await store.scan(f"{_POSITIONS}{where}ORDER BY s.name, c.partition", *params)
     return [
         PositionRow(
-            service=service, subscription=name, topic=topic, partition=partition, position=position, owner=owner,
-            epoch=epoch, expires_us=expires, parked=parked, dead_letters=dead, effect=name in effects,
+            service=service,
+            subscription=name,
+            topic=topic,
+            partition=partition,
+            position=position,
+            owner=owner,
+            epoch=epoch,
+            expires_us=expires,
+            parked=parked,
+            dead_letters=dead,
+            effect=name in effects,
         )
         for name, topic, partition, position, owner, epoch, expires, parked, dead in rows
     ]

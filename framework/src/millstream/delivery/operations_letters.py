@@ -60,7 +60,12 @@ async def show(store: Store, service: str, letter_id: int) -> DeadLetter | None:
     behind = await store.query(
         "SELECT COUNT(*) FROM millstream_parked WHERE subscription = ? AND partition = ? AND tenant = ? AND key = ? "
         "AND (layout, position) > (?, ?)",
-        row[13], row[3], row[6], row[5], row[14], row[4],
+        row[13],
+        row[3],
+        row[6],
+        row[5],
+        row[14],
+        row[4],
     )
     return DeadLetter(_row(service, row), bytes(row[12]).decode(errors="replace"), row[9], behind[0][0])
 
@@ -80,14 +85,17 @@ async def find(
             rows = await store.scan(
                 f"SELECT COUNT(*) FROM millstream_dead_letters d JOIN millstream_subscriptions s "  # noqa: S608 - constants
                 f"ON s.id = d.subscription {where}",
-                *params, letters.after_id,
+                *params,
+                letters.after_id,
             )
             return found, rows[0][0]
         page = PAGE if letters.type is not None else min(PAGE, limit - len(found))
         rows = await store.scan(
             f"SELECT d.id, d.subscription, d.partition, {value} FROM millstream_dead_letters d "  # noqa: S608 - constants
             f"JOIN millstream_subscriptions s ON s.id = d.subscription {where} ORDER BY d.id LIMIT ?",
-            *params, after, page,
+            *params,
+            after,
+            page,
         )
         for id_, subscription, partition, stored in rows:
             if letters.type is None or _is_of_type(stored, letters.type):
@@ -129,9 +137,7 @@ def edited(value: bytes, data: bytes) -> bytes:
     except Undecodable as error:
         raise Refused(f"{error}; a message without a readable envelope can only be dropped") from error
     changed = encode_message(
-        msgspec.structs.replace(
-            message, data=msgspec.Raw(data), data_base64=None, datacontenttype="application/json"
-        )
+        msgspec.structs.replace(message, data=msgspec.Raw(data), data_base64=None, datacontenttype="application/json")
     )
     if len(changed) > DATA_LIMIT_BYTES:
         raise Refused(f"the message would take {len(changed)} bytes, the log carries {DATA_LIMIT_BYTES}")
@@ -195,8 +201,19 @@ def _envelope(value: bytes) -> Message:
 def _row(service: str, row: Row) -> DeadLetterRow:
     message = _envelope(row[12])
     return DeadLetterRow(
-        service=service, id=row[0], subscription=row[1], topic=row[2], partition=row[3], position=row[4],
-        key=row[5] or None, tenant=row[6] or None, message_id=message.id, source=message.source, type=message.type,
-        reason=f"{row[8]}: {shortened(row[9])}" if row[9] else row[8], attempts=row[10], dead_since_us=row[11],
+        service=service,
+        id=row[0],
+        subscription=row[1],
+        topic=row[2],
+        partition=row[3],
+        position=row[4],
+        key=row[5] or None,
+        tenant=row[6] or None,
+        message_id=message.id,
+        source=message.source,
+        type=message.type,
+        reason=f"{row[8]}: {shortened(row[9])}" if row[9] else row[8],
+        attempts=row[10],
+        dead_since_us=row[11],
         holds_lane=row[7] == HOLDS,
     )

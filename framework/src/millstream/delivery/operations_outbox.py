@@ -31,8 +31,12 @@ async def outbox_state(store: Store, service: str) -> OutboxState:
     timers = await store.scan("SELECT COUNT(*), MIN(due) FROM millstream_timers")
     held = await store.scan(f"{_HELD}ORDER BY h.since, h.topic, h.key LIMIT ?", LARGEST_PAGE)
     return OutboxState(
-        service=service, depth=depth, oldest_us=_written(oldest[0][0]) if oldest else None, timers=timers[0][0],
-        next_timer_us=timers[0][1], held=tuple(HeldKey(*row) for row in held),
+        service=service,
+        depth=depth,
+        oldest_us=_written(oldest[0][0]) if oldest else None,
+        timers=timers[0][0],
+        next_timer_us=timers[0][1],
+        held=tuple(HeldKey(*row) for row in held),
     )
 
 
@@ -72,7 +76,9 @@ async def edit_row(store: Store, topic: str, key: str, row_id: int, data: bytes)
         row = await session.fetch_one("SELECT value FROM millstream_outbox WHERE id = ?", row_id)
         if row is None:
             raise Refused(f"outbox row {row_id} is gone")
-        await session.execute("UPDATE millstream_outbox SET value = ? WHERE id = ?", edited(bytes(row[0]), data), row_id)
+        await session.execute(
+            "UPDATE millstream_outbox SET value = ? WHERE id = ?", edited(bytes(row[0]), data), row_id
+        )
         await _free(session, topic, key)
 
     await store.transact(work)

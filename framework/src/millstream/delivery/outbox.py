@@ -33,7 +33,11 @@ class Origin:
     __slots__ = ("generation", "ids", "largest", "source", "subscription")
 
     def __init__(
-        self, source: str, ids: Ids, subscription: str | None = None, generation: int = 0,
+        self,
+        source: str,
+        ids: Ids,
+        subscription: str | None = None,
+        generation: int = 0,
         largest: int = DATA_LIMIT_BYTES,
     ) -> None:
         self.source = source
@@ -150,9 +154,3 @@ def slot_of(topic: str, key: str | None) -> int:
     if key is None:
         return 0
     return zlib.crc32(key.encode("utf-8", "surrogatepass"), zlib.crc32(topic.encode())) % SLOTS
-
-
-
-
-
-

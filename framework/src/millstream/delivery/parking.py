@@ -131,7 +131,16 @@ class _Turn:
             self.tx._cause = item.message  # pyright: ignore[reportPrivateUsage] - one Tx serves the turn; the kernel owns it
             if not c.subscription.effect:
                 event = [item.event] if c.subscription.batched else item.event
-                returned = await c.subscription.handle(event, self.tx)
+                with c.instrumentation.span(
+                    "millstream.parked",
+                    item.message.traceparent,
+                    service=c.subscription.service,
+                    subscription=c.subscription.name,
+                    message_id=item.message.id,
+                    event_type=item.message.type,
+                    attempt=started.attempts + 1,
+                ):
+                    returned = await c.subscription.handle(event, self.tx)
             publish_returned(self.tx, returned)
             await session.flush()
             if item.position <= c.muted_until:
@@ -154,7 +163,9 @@ class _Turn:
             delay = c.subscription.retry.delay(attempt, c.entropy.random())
             await self.session.execute(
                 f"UPDATE millstream_parked SET attempts = ?, starts = 0, error = ? WHERE {_ROW}",  # noqa: S608 - a constant
-                attempt, describe(error), *self._place(started),
+                attempt,
+                describe(error),
+                *self._place(started),
             )
             await lanes.set_lane(
                 self.session, c.claim, item.tenant, item.key, WAITING, self.now_us + round(delay * 1e6)
@@ -173,14 +184,28 @@ class _Turn:
         c, item = self.c, started.item
         holds = lane and c.subscription.after_dead_letter == "hold"
         await dead_letters.bury(
-            self.session, c.claim, tenant=item.tenant, key=item.key,
-            lane=HOLDS if holds else WENT_ON if lane else NO_LANE, layout=item.layout, position=item.position,
-            value=item.value, attempts=attempts, reason=reason, error=error, now_us=self.now_us,
+            self.session,
+            c.claim,
+            tenant=item.tenant,
+            key=item.key,
+            lane=HOLDS if holds else WENT_ON if lane else NO_LANE,
+            layout=item.layout,
+            position=item.position,
+            value=item.value,
+            attempts=attempts,
+            reason=reason,
+            error=error,
+            now_us=self.now_us,
         )
         self.turn.counts["millstream_dead_letters_total"] += 1
         c.instrumentation.log(
-            "error", "dead_letter", subscription=c.subscription.name, key=item.key, message=item.message.id,
-            reason=reason, error=error,
+            "error",
+            "dead_letter",
+            subscription=c.subscription.name,
+            lane=item.key,
+            message_id=item.message.id,
+            reason=reason,
+            error=error,
         )
         if holds:
             await lanes.hold(self.session, c.claim, item.tenant, item.key, self.now_us)
@@ -191,20 +216,26 @@ class _Turn:
     async def _give_back(self, started: Started) -> None:
         await self.session.execute(
             f"UPDATE millstream_parked SET starts = starts - 1 WHERE {_ROW} AND starts = ?",  # noqa: S608 - a constant
-            *self._place(started), started.starts,
+            *self._place(started),
+            started.starts,
         )
         # A lane whose earlier message was just parked for a retry or buried keeps the state that gave it.
         await self.session.execute(
             "UPDATE millstream_lanes SET state = ? "
             "WHERE subscription = ? AND partition = ? AND tenant = ? AND key = ? AND state = ?",
-            WAITING, *self.c.claim.place, started.item.tenant, started.item.key, RUNNING,
+            WAITING,
+            *self.c.claim.place,
+            started.item.tenant,
+            started.item.key,
+            RUNNING,
         )
 
     async def _remove(self, started: Started) -> None:
         """Take the message out, if it is still the start that ran (rule C4)."""
         gone = await self.session.execute(
             f"DELETE FROM millstream_parked WHERE {_ROW} AND starts = ?",  # noqa: S608 - a constant
-            *self._place(started), started.starts,
+            *self._place(started),
+            started.starts,
         )
         if gone != 1:
             raise ClaimLost(f"parked message {started.item.message.id} was started again by somebody else")
@@ -224,7 +255,10 @@ class _Turn:
             rows = await session.fetch(
                 "SELECT layout, position, value, attempts, starts, since FROM millstream_parked "
                 "WHERE subscription = ? AND partition = ? AND tenant = ? AND key = ? ORDER BY layout, position LIMIT ?",
-                *c.claim.place, tenant, key, left,
+                *c.claim.place,
+                tenant,
+                key,
+                left,
             )
             if not await self._start_lane(tenant, key, rows, state == GAP):
                 break
@@ -260,7 +294,8 @@ class _Turn:
             started.starts = starts + 1
             await self.session.execute(
                 f"UPDATE millstream_parked SET starts = ? WHERE {_ROW}",  # noqa: S608 - a constant
-                started.starts, *self._place(started),
+                started.starts,
+                *self._place(started),
             )
             self.turn.started.append(started)
             if starts or attempts:
@@ -305,7 +340,8 @@ class _Turn:
         elif order == "misplaced":
             await self.session.execute(
                 f"UPDATE millstream_parked SET layout = ? WHERE {_ROW}",  # noqa: S608 - a constant
-                item.layout, *self._place(started),
+                item.layout,
+                *self._place(started),
             )
             await lanes.set_lane(self.session, c.claim, item.tenant, item.key, WAITING, self.now_us)
         else:
@@ -317,5 +353,3 @@ class _Turn:
         await self._remove(started)
         self.turn.gone += 1
         await self._bury(started, reason, error, started.attempts, lane)
-
-

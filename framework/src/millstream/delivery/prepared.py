@@ -41,16 +41,12 @@ class Prepared(msgspec.Struct, gc=False):
     """First part of its place in the lane; its position is the second (rules C11, F3)."""
 
 
-def prepare(
-    records: Sequence[Record], known: Mapping[str, EventType], recorded: Mapping[str, int]
-) -> list[Prepared]:
+def prepare(records: Sequence[Record], known: Mapping[str, EventType], recorded: Mapping[str, int]) -> list[Prepared]:
     """Decode records. `known`: event types by name that this worker handles; `recorded`: those of the stored row."""
     return [prepare_one(r.value, r.position, known, recorded) for r in records]
 
 
-def prepare_one(
-    value: bytes, position: int, known: Mapping[str, EventType], recorded: Mapping[str, int]
-) -> Prepared:
+def prepare_one(value: bytes, position: int, known: Mapping[str, EventType], recorded: Mapping[str, int]) -> Prepared:
     """Decode and judge one record."""
     try:
         message = decode_message(value)

@@ -25,7 +25,11 @@ class Registered(msgspec.Struct, frozen=True, eq=False):
 
 
 async def register(
-    session: Session, subscription: Subscription, partitions: int, begin: Mapping[int, int], start: Start | None,
+    session: Session,
+    subscription: Subscription,
+    partitions: int,
+    begin: Mapping[int, int],
+    start: Start | None,
     used: bool,
 ) -> Registered:
     """Create or update the row of a subscription and its claims.
@@ -52,7 +56,10 @@ async def register(
         await session.execute(
             "INSERT INTO millstream_subscriptions (name, topic, partitions, events, created) "
             "VALUES (?, ?, ?, ?, millstream_now())",
-            subscription.name, subscription.topic, partitions, msgspec.json.encode(declared).decode(),
+            subscription.name,
+            subscription.topic,
+            partitions,
+            msgspec.json.encode(declared).decode(),
         )
         found = await session.fetch_one("SELECT id FROM millstream_subscriptions WHERE name = ?", subscription.name)
         assert found is not None
@@ -90,5 +97,7 @@ async def register_relay(session: Session, shards: int) -> None:
 async def _claim(session: Session, subscription: int, partition: int, position: int) -> None:
     await session.execute(
         "INSERT INTO millstream_claims (subscription, partition, position) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
-        subscription, partition, position,
+        subscription,
+        partition,
+        position,
     )

@@ -42,8 +42,16 @@ class Relay:
     """Forwards one shard of a store's outbox. Two relays of one shard at once are safe, only wasteful."""
 
     def __init__(
-        self, store: Store, transport: Transport, *, clock: Clock, entropy: Entropy, instrumentation: Instrumentation,
-        service: str, shard: int = 0, shards: int = 1,
+        self,
+        store: Store,
+        transport: Transport,
+        *,
+        clock: Clock,
+        entropy: Entropy,
+        instrumentation: Instrumentation,
+        service: str,
+        shard: int = 0,
+        shards: int = 1,
     ) -> None:
         self._store = store
         self._transport = transport
@@ -178,8 +186,11 @@ class Relay:
             await session.execute(
                 "INSERT INTO millstream_held_keys (topic, key, row_id, reason, since) "
                 "VALUES (?, ?, ?, ?, millstream_now()) ON CONFLICT DO NOTHING",
-                topic, key if key is not None else f"#{id_}", id_, reason,
+                topic,
+                key if key is not None else f"#{id_}",
+                id_,
+                reason,
             )
 
         await self._store.transact(work)
-        self._instrumentation.log("error", "key_held", topic=topic, key=key, row=id_, reason=reason)
+        self._instrumentation.log("error", "key_held", topic=topic, lane=key, row=id_, reason=reason)

@@ -49,8 +49,14 @@ class Replay(msgspec.Struct, frozen=True):
 
 
 async def prepare_replay(
-    transport: Transport, topic: str, *, since_us: int | None = None, position: int | None = None,
-    drop_parked: bool = False, publish_events: bool = False, run_effects: bool = False,
+    transport: Transport,
+    topic: str,
+    *,
+    since_us: int | None = None,
+    position: int | None = None,
+    drop_parked: bool = False,
+    publish_events: bool = False,
+    run_effects: bool = False,
 ) -> Replay:
     """Look at the log: from its beginning, from the first message written at `since_us`, or behind a position.
 
@@ -128,7 +134,10 @@ async def replay(session: Session, subscription: Subscription, plan: Replay) -> 
     await session.execute(
         "INSERT INTO millstream_subscriptions (name, topic, partitions, generation, events, created) "
         "VALUES (?, ?, ?, ?, ?, millstream_now())",
-        subscription.name, subscription.topic, former.partitions, former.generation + 1,
+        subscription.name,
+        subscription.topic,
+        former.partitions,
+        former.generation + 1,
         msgspec.json.encode(dict(former.recorded)).decode(),
     )
     renewed = await registration_of(session, subscription)
@@ -174,7 +183,8 @@ async def _leave_nothing(session: Session, former: Registered, plan: Replay) -> 
         left = await session.fetch_one(
             "SELECT (SELECT COUNT(*) FROM millstream_parked WHERE subscription = ?), "
             "(SELECT COUNT(*) FROM millstream_dead_letters WHERE subscription = ?)",
-            former.id, former.id,
+            former.id,
+            former.id,
         )
         if left is not None and (left[0] or left[1]):
             raise Refused(

@@ -66,7 +66,8 @@ class Sequences:
             rows = await self._session.fetch(
                 "SELECT tenant, key, expected FROM millstream_sequences WHERE subscription = ? AND partition = ? "  # noqa: S608 - only marks are put in
                 f"AND (tenant, key) IN (VALUES {marks})",
-                *self._claim.place, *(part for lane in chunk for part in lane),
+                *self._claim.place,
+                *(part for lane in chunk for part in lane),
             )
             self._expected.update({(row[0], row[1]): row[2] for row in rows})
         for lane in wanted:
@@ -138,11 +139,16 @@ class Sequences:
     async def _taken(self, lane: Lane, number: int) -> bool:
         if (lane, number) in self._placed:
             return True
-        return await self._session.fetch_one(
-            "SELECT 1 FROM millstream_parked WHERE subscription = ? AND partition = ? AND tenant = ? AND key = ? "
-            "AND layout = ? LIMIT 1",
-            *self._claim.place, *lane, number,
-        ) is not None
+        return (
+            await self._session.fetch_one(
+                "SELECT 1 FROM millstream_parked WHERE subscription = ? AND partition = ? AND tenant = ? AND key = ? "
+                "AND layout = ? LIMIT 1",
+                *self._claim.place,
+                *lane,
+                number,
+            )
+            is not None
+        )
 
 
 def number_of(item: Prepared, field: str) -> int | None:

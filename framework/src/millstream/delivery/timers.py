@@ -64,7 +64,8 @@ class TimerMover:
             "DELETE FROM millstream_timers WHERE id IN "
             "(SELECT id FROM millstream_timers WHERE due <= ? ORDER BY due, id LIMIT ?) "
             "RETURNING due, id, topic, key, value",
-            now_us, BATCH,
+            now_us,
+            BATCH,
         )
         written = format_time(now_us)
         out: list[tuple[str, str | None, bytes]] = []
@@ -124,12 +125,15 @@ class ScheduleRunner:
         if due == 0:
             mine = await session.execute(
                 "INSERT INTO millstream_schedules (name, due) VALUES (?, ?) ON CONFLICT DO NOTHING",
-                self._ticking.name, following,
+                self._ticking.name,
+                following,
             )
         else:
             mine = await session.execute(
                 "UPDATE millstream_schedules SET due = ? WHERE name = ? AND due = ?",
-                following, self._ticking.name, due,
+                following,
+                self._ticking.name,
+                due,
             )
         if not mine:
             return  # another process has this tick

@@ -27,6 +27,7 @@ from .consumer import Consumer
 from .consumption import Consumption, Limits
 from .dead_letters import LANES_CHANNEL
 from .effects import Slots
+from .housekeeping import Housekeeper, Retention
 from .outbox import Origin
 from .registration import Registered
 from .relay import Relay
@@ -54,7 +55,11 @@ class Worker:
     """Runs the subscriptions, schedules and relay shards of one service."""
 
     def __init__(
-        self, service: str, subscriptions: Sequence[Registered], schedules: Sequence[Ticking], engines: Engines,
+        self,
+        service: str,
+        subscriptions: Sequence[Registered],
+        schedules: Sequence[Ticking],
+        engines: Engines,
         name: str,
     ) -> None:
         self.service = service
@@ -64,7 +69,10 @@ class Worker:
         self._slots = {r.id: Slots(r.subscription.concurrency) for r in subscriptions}
         self._schedules = [
             ScheduleRunner(
-                t, engines.store, Origin(f"/{service}", engines.ids), clock=engines.clock,
+                t,
+                engines.store,
+                Origin(f"/{service}", engines.ids),
+                clock=engines.clock,
                 instrumentation=engines.instrumentation,
             )
             for t in schedules
@@ -162,12 +170,22 @@ class Worker:
         e = self._e
         if claim.subscription == RELAY:
             relay = Relay(
-                e.store, e.transport, clock=e.clock, entropy=e.entropy, instrumentation=e.instrumentation,
-                service=self.service, shard=claim.partition, shards=e.relay_shards,
+                e.store,
+                e.transport,
+                clock=e.clock,
+                entropy=e.entropy,
+                instrumentation=e.instrumentation,
+                service=self.service,
+                shard=claim.partition,
+                shards=e.relay_shards,
             )
             parts: list[_Part] = [relay]
             if claim.partition == 0:
                 parts.append(TimerMover(e.store, clock=e.clock, instrumentation=e.instrumentation))
+                retention = Retention(inbox_seconds=e.limits.inbox_retention_seconds)
+                parts.append(
+                    Housekeeper(e.store, clock=e.clock, instrumentation=e.instrumentation, retention=retention)
+                )
             return _Held(claim, parts, None)
         registered = self._registered[claim.subscription]
         subscription = registered.subscription
@@ -217,8 +235,13 @@ class Worker:
         first = _first(errors)
         self._e.instrumentation.count("millstream_task_restarts_total", (("service", self.service),))
         self._e.instrumentation.log(
-            "error", "claim_failed", service=self.service, subscription=place[0], partition=place[1],
-            error=f"{type(first).__name__}: {first}", pause_s=pause,
+            "error",
+            "claim_failed",
+            service=self.service,
+            subscription=place[0],
+            partition=place[1],
+            error=f"{type(first).__name__}: {first}",
+            pause_s=pause,
         )
 
     async def _watch_lanes(self) -> None:

@@ -18,9 +18,9 @@ from typing import Any
 
 import uvicorn
 
-from ..errors import Misconfigured
+from ..errors import Misconfigured, Transient
 
-__all__ = ["Server", "Signals", "bind", "watchdog"]
+__all__ = ["Server", "Signals", "bind", "fetch", "watchdog"]
 
 WATCHDOG_MARGIN = 2.0
 
@@ -109,3 +109,20 @@ class _UnderOurSignals(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Generator[None]:
         yield
+
+
+async def fetch(url: str) -> bytes:
+    """The body under a URL, for an issuer's keys.
+
+    Raises:
+        Transient: it could not be had within five seconds.
+    """
+    import aiohttp  # only where an issuer's keys are fetched: it would cost every start a tenth of a second
+
+    timeout = aiohttp.ClientTimeout(total=5)
+    try:
+        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url) as reply:
+            reply.raise_for_status()
+            return await reply.read()
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise Transient(f"{url}: {error}") from error

@@ -13,7 +13,7 @@ import uvloop
 
 from ..clock import SystemClock
 from ..delivery.consumption import Limits
-from ..errors import Misconfigured, Transient
+from ..errors import Misconfigured
 from ..http.admin_file import AdminFile, remove_admin_file, write_admin_file
 from ..ids import SystemEntropy
 from ..ports.store import Store
@@ -23,7 +23,7 @@ from ..telemetry.instrumentation import Telemetry
 from .adapters import AdapterContext, open_store, open_transport
 from .edge import Probes, build_edge
 from .gauges import GaugeSampler
-from .process import Server, Signals, bind, watchdog
+from .process import Server, Signals, bind, fetch, watchdog
 from .runtime import Composition, Runtime
 from .services import load_services
 from .settings import Settings
@@ -101,7 +101,7 @@ class _Up:
     ) -> None:
         settings, probes = self.settings, Probes(runtime)
         token = runtime.composition.entropy.token(24).hex()
-        app = build_edge(runtime, settings, probes, telemetry.exposition, token, _fetch)
+        app = build_edge(runtime, settings, probes, telemetry.exposition, token, fetch)
         server = Server(app, listener, settings.http.grace)
         sampler = GaugeSampler(list(runtime.bound.values()), runtime.composition.transport, self.clock, telemetry)
         async with asyncio.TaskGroup() as group:
@@ -157,15 +157,3 @@ def _telemetry_variables(settings: Settings) -> dict[str, str]:
         "OTEL_TRACES_SAMPLER_ARG": str(settings.telemetry.sample),
         **os.environ,
     }
-
-
-async def _fetch(url: str) -> bytes:
-    import aiohttp  # only where an issuer's keys are fetched: it would cost every start a tenth of a second
-
-    timeout = aiohttp.ClientTimeout(total=5)
-    try:
-        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url) as reply:
-            reply.raise_for_status()
-            return await reply.read()
-    except (aiohttp.ClientError, TimeoutError) as error:
-        raise Transient(f"{url}: {error}") from error

@@ -31,7 +31,10 @@ class MemoryTransport:
     """
 
     def __init__(
-        self, *, keep_records: int = KEEP_RECORDS, largest_record_bytes: int = LARGEST_RECORD_BYTES,
+        self,
+        *,
+        keep_records: int = KEEP_RECORDS,
+        largest_record_bytes: int = LARGEST_RECORD_BYTES,
         observe: Callable[[str, Sequence[Record]], None] | None = None,
     ) -> None:
         self._observe = observe
@@ -84,12 +87,15 @@ class MemoryTransport:
         found = self._partition(topic, partition)
         for index, record in enumerate(records):
             if len(record.value) > self._largest:
-                found.append(records[:index])
+                self._append(found, records[:index])
                 raise RecordRefused(index, f"{len(record.value)} bytes, this log carries {self._largest}")
-        found.append(records)
-        if self._observe is not None:
-            self._observe(topic, records)
+        self._append(found, records)
         return len(records)
+
+    def _append(self, partition: _Partition, records: Sequence[Record]) -> None:
+        partition.append(records)
+        if self._observe is not None and records:
+            self._observe(partition.topic, records)
 
     def read(self, topic: str, partition: int, after: int) -> Reader:
         return _MemoryReader(self, topic, partition, after)

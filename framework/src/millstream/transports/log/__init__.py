@@ -39,7 +39,9 @@ def open_transport(url: str, context: LogContext) -> LogTransport:
     given: dict[str, str | float] = {"keep": context.keep_seconds, **dict(parse_qsl(parts.query))}
     known = LogOptions.__struct_fields__
     problems = [
-        f"transport {url!r}: unknown option {name!r}; there are {', '.join(known)}" for name in given if name not in known
+        f"transport {url!r}: unknown option {name!r}; there are {', '.join(known)}"
+        for name in given
+        if name not in known
     ]
     options = LogOptions()
     try:

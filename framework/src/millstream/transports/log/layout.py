@@ -17,7 +17,18 @@ import apsw
 from ...errors import Misconfigured
 from ...message import Record
 
-__all__ = ["Marks", "Stream", "append", "create_topic", "delete", "fetch", "forget", "load", "save_marks", "written_before"]
+__all__ = [
+    "Marks",
+    "Stream",
+    "append",
+    "create_topic",
+    "delete",
+    "fetch",
+    "forget",
+    "load",
+    "save_marks",
+    "written_before",
+]
 
 FORMAT = 1
 POSITION_BITS = 40
@@ -108,9 +119,7 @@ def create_topic(connection: apsw.Connection, topic: str, partitions: int) -> li
     return streams
 
 
-def append(
-    connection: apsw.Connection, stream: Stream, records: Sequence[Record], tick_us: int | None
-) -> int:
+def append(connection: apsw.Connection, stream: Stream, records: Sequence[Record], tick_us: int | None) -> int:
     """Add records at the end; return the position of the last one. `tick_us`: write down that it is this late."""
     sql = "UPDATE streams SET head = head + ? WHERE stream = ? RETURNING head"
     ((head,),) = _run(connection, sql, (len(records), stream.number))

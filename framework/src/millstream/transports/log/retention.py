@@ -85,7 +85,10 @@ class Retention:
             raise
 
     async def sweep(
-        self, write: Write, reader: apsw.Connection, after_commit: Callable[[Callable[[], object]], None],
+        self,
+        write: Write,
+        reader: apsw.Connection,
+        after_commit: Callable[[Callable[[], object]], None],
         streams: Iterable[Stream],
     ) -> int:
         """Delete what may go, a little at a time; return how many records went."""

@@ -41,7 +41,7 @@ class LogOptions(msgspec.Struct, frozen=True, kw_only=True):
     synchronous: anything below `FULL` is for measurements.
     """
 
-    keep: str | float = "7d"
+    keep: str | float = "3d"
     keep_records: int = 0
     largest_record_bytes: int = LARGEST_RECORD_BYTES
     synchronous: str = "FULL"
@@ -52,7 +52,11 @@ class LogTransport:
     """The log in one file. Open with `async with`; when it closes, every reader that waits gets an error."""
 
     def __init__(
-        self, path: str | Path, *, clock: Clock | None = None, instrumentation: Instrumentation | None = None,
+        self,
+        path: str | Path,
+        *,
+        clock: Clock | None = None,
+        instrumentation: Instrumentation | None = None,
         options: LogOptions = LogOptions(),  # noqa: B008 - immutable
     ) -> None:
         clock = clock or SystemClock()
