@@ -1,0 +1,1 @@
+CREATE TABLE letters (order_id TEXT NOT NULL, kind TEXT NOT NULL, at INTEGER NOT NULL);

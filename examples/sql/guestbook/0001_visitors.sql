@@ -1,0 +1,1 @@
+CREATE TABLE visitors (name TEXT PRIMARY KEY, visits INTEGER NOT NULL);

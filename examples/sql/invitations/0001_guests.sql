@@ -1,0 +1,1 @@
+CREATE TABLE guests (mail TEXT PRIMARY KEY);

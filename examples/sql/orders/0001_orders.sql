@@ -1,0 +1,5 @@
+CREATE TABLE orders (id TEXT PRIMARY KEY, state TEXT NOT NULL);
+CREATE TABLE order_history (entity TEXT NOT NULL, state TEXT NOT NULL, at BIGINT NOT NULL, why TEXT NOT NULL);
+CREATE TABLE refusals (
+    entity TEXT NOT NULL, machine TEXT NOT NULL, was TEXT, wanted TEXT NOT NULL, at BIGINT NOT NULL, why TEXT NOT NULL
+);

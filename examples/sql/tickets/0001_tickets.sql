@@ -1,0 +1,1 @@
+CREATE TABLE tickets (seat TEXT PRIMARY KEY, holder TEXT NOT NULL);
