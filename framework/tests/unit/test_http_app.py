@@ -156,7 +156,7 @@ async def running(folder: Path, service: Service, limits: Limits = Limits()) -> 
             extra_routes=[document("/health/live", lambda: Document(b"ok", "text/plain"))],
         )  # fmt: skip
         with socket.create_server(("127.0.0.1", 0)) as listener:
-            config = uvicorn.Config(app, log_level="critical", loop="asyncio", http="httptools", lifespan="on")
+            config = uvicorn.Config(app, log_config=None, loop="asyncio", http="httptools", lifespan="on")
             server = _Server(config)
             server.capture_signals = nullcontext  # pyright: ignore[reportAttributeAccessIssue] - the test owns them
             async with asyncio.TaskGroup() as group:
