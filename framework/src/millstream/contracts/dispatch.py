@@ -21,7 +21,7 @@ from ..ports.instrumentation import Instrumentation
 from ..ports.store import Session, Store
 from ..signature import Parameter, parameters_of, where
 from .contract import Contract, RpcError, RpcMethod, Status
-from .errors import FINAL_STATUSES, rpc_error_of
+from .errors import FINAL_STATUSES, SERVER_FAULTS, rpc_error_of
 from .rich_status import decode_error, encode_error
 
 __all__ = ["Answer", "Dispatcher", "RpcBinding", "error_of"]
@@ -155,22 +155,32 @@ class _Served:
         return [f"{self._place}: {what}" for wrong, what in says if wrong]
 
     async def answer(self, request: bytes, caller: Caller) -> Answer:
-        with self._instrumentation.span("millstream.contract.serve", caller.traceparent, **self._span):
-            try:
-                return Answer(Status.OK, await self._run(request, caller))
-            except Exception as error:  # noqa: BLE001 - the edge of a service: every error becomes a recorded status
-                refusal = rpc_error_of(error)
-                if refusal.status in (Status.INTERNAL, Status.UNKNOWN):
-                    self._instrumentation.log(
-                        "error",
-                        "rpc_failed",
-                        method=self._name,
-                        error=type(error).__name__,
-                        message=str(error)[:300],
-                        handler=self._place,
-                        correlation_id=caller.correlation_id,
-                    )
-                return _refused(refusal)
+        try:
+            with self._instrumentation.span("millstream.contract.serve", caller.traceparent, **self._span) as trace:
+                if trace != caller.traceparent:
+                    caller = msgspec.structs.replace(caller, traceparent=trace)
+                try:
+                    return Answer(Status.OK, await self._run(request, caller))
+                except Exception as error:
+                    refusal = rpc_error_of(error)
+                    if refusal.status not in SERVER_FAULTS:
+                        return _refused(refusal)
+                    if refusal.status in (Status.INTERNAL, Status.UNKNOWN):
+                        self._log(error, caller)
+                    raise  # so that the span is marked as failed
+        except Exception as error:  # noqa: BLE001 - the edge of a service: every error becomes a recorded status
+            return _refused(rpc_error_of(error))
+
+    def _log(self, error: Exception, caller: Caller) -> None:
+        self._instrumentation.log(
+            "error",
+            "rpc_failed",
+            method=self._name,
+            error=type(error).__name__,
+            message=str(error)[:300],
+            handler=self._place,
+            correlation_id=caller.correlation_id,
+        )
 
     async def _run(self, request: bytes, caller: Caller) -> bytes:
         try:

@@ -22,7 +22,7 @@ from ..errors import (
 from ..resilience.deadline import DeadlineExceeded
 from .contract import RpcError, Status
 
-__all__ = ["FINAL_STATUSES", "rpc_error_of"]
+__all__ = ["FINAL_STATUSES", "SERVER_FAULTS", "rpc_error_of"]
 
 RETRY_AFTER_SECONDS = 1.0
 
@@ -64,6 +64,11 @@ FINAL_STATUSES = frozenset(
     }
 )
 """Statuses that a repeat of the same request would get again: those that an idempotent method stores."""
+
+SERVER_FAULTS = frozenset(
+    {Status.UNKNOWN, Status.DEADLINE_EXCEEDED, Status.UNIMPLEMENTED, Status.INTERNAL, Status.UNAVAILABLE}
+)
+"""Statuses that mark the span of a serving method as failed (OpenTelemetry semantic conventions, gRPC)."""
 
 
 def rpc_error_of(error: BaseException) -> RpcError:

@@ -87,13 +87,15 @@ class Endpoint:
         began = edge.clock.monotonic()
         trace = headers.get(b"traceparent")
         parent = trace.decode() if trace is not None and _TRACEPARENT.fullmatch(trace) else None
-        with edge.instrumentation.span("millstream.http.request", parent, **self._span) as traceparent:
+        span = edge.instrumentation.span("millstream.http.request", parent, **self._span)
+        with span as traceparent:
             try:
                 answer = await self._judge(scope, receive, headers, values, request_id, traceparent)
             except ClientGone:
                 return None
             except Exception as error:  # noqa: BLE001 - the edge: every error becomes a recorded problem
                 answer = of_problem(self._problem(error, request_id))
+            span.set(status=answer.status)
         edge.instrumentation.count("millstream_http_requests_total", self._counted[answer.status // 100])
         edge.instrumentation.observe("millstream_http_request_seconds", self._labels, edge.clock.monotonic() - began)
         return answer
