@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from millstream.ports.store import Store
+from millstream.errors import StoreUnavailable
+from millstream.ports.store import Session, Store
 from millstream.stores.sqlite import SqliteStore
 from millstream.testing.conformance.store import StoreConformance
 from millstream.testing.conformance.store_case import MakeStore
@@ -26,3 +28,36 @@ class TestSqliteStore(StoreConformance):
         writer.pragma("max_page_count", writer.pragma("page_count"))
         yield
         writer.pragma("max_page_count", unlimited)
+
+
+async def test_a_full_disk_fails_every_member_of_the_group(tmp_path: Path) -> None:
+    async with SqliteStore(tmp_path / "service.db") as store:
+        await store.script("CREATE TABLE t (id INTEGER PRIMARY KEY, data TEXT)")
+        ran: list[int] = []
+
+        async def member(session: Session, number: int, size: int) -> None:
+            ran.append(number)
+            await session.execute("INSERT INTO t VALUES (?, ?)", number, "x" * size)
+
+        sizes = [10, 10, 4_000_000, 10]
+        async with TestSqliteStore().full_disk(store):
+            tasks = [
+                asyncio.get_running_loop().create_task(store.transact(lambda session, n=n, s=s: member(session, n, s)))
+                for n, s in enumerate(sizes)
+            ]
+            await asyncio.wait(tasks)
+            assert ran == [0, 1, 2, 3]
+            for task in tasks[:3]:  # they shared the transaction that the engine ended
+                assert isinstance(task.exception(), StoreUnavailable)
+            assert tasks[3].exception() is None  # it came in the next one
+            assert await store.query("SELECT id FROM t") == [(3,)]
+        await store.transact(lambda session: member(session, 9, 4_000_000))
+        assert await store.query("SELECT id FROM t") == [(3,), (9,)]
+
+
+async def test_a_weaker_setting_is_read_back(tmp_path: Path) -> None:
+    async with SqliteStore(tmp_path / "service.db", synchronous="NORMAL") as store:
+        durability = await store.durability()
+        assert durability.process_crash
+        assert not durability.power_loss
+        assert "FULL" in durability.why_not
