@@ -101,6 +101,14 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
         yield Bench(store, HandClock())
 
 
+def test_the_migration_makes_the_table_that_the_code_declares() -> None:
+    def statements(sql: str) -> str:
+        return " ".join(" ".join(line.partition("--")[0] for line in sql.splitlines()).split())
+
+    migration = files("millstream.delivery") / "sql" / "0002_idempotency.sql"
+    assert statements(migration.read_text()) == statements(IDEMPOTENCY_SCHEMA)
+
+
 async def test_a_repeat_gets_the_bytes_of_the_first(bench: Bench) -> None:
     assert await bench.run() == (StoredReply(201, b"reply 1"), False)
     assert await bench.run() == (StoredReply(201, b"reply 1"), True)
