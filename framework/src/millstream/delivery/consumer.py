@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Sequence
 from functools import partial
 
-from ..errors import ClaimLost, StoreUnavailable, TransportUnavailable
+from ..errors import ClaimLost, ForeignWait, StoreUnavailable, TransportUnavailable
 from ..message import Record
 from ..ports.instrumentation import Field
 from ..ports.transport import Reader, Transport
@@ -148,7 +148,16 @@ class Consumer:
 
     async def _apply(self, records: Sequence[Record]) -> None:
         c = self.c
-        batch = prepare(records, c.known, c.recorded)
+        await self._run_batch(prepare(records, c.known, c.recorded))
+        await self._transport.mark(
+            f"{c.subscription.service}/{c.subscription.name}",
+            c.subscription.topic,
+            self.claim.partition,
+            self.claim.position,
+        )
+
+    async def _run_batch(self, batch: list[Prepared]) -> None:
+        c = self.c
         links = [t for item in batch if (t := item.message.traceparent) is not None and t.endswith(SAMPLED)]
         failed: dict[int, BaseException] = {}
         cheap = c.store.capabilities.cheap_savepoints
@@ -159,27 +168,22 @@ class Consumer:
             except TakeOut as out:
                 failed[out.index] = out.error
                 if len(failed) > TAKE_OUTS:
-                    for item in batch:
-                        await self._apply_one(item)
-                    return
+                    return await self._run_one_by_one(batch)
+            except ForeignWait as error:
+                # The wait tore the whole transaction (rule T3): only alone it is plain whose it was.
+                if len(batch) > 1:
+                    return await self._run_one_by_one(batch)
+                failed[0] = error
             except StoreUnavailable as error:
                 # The store being away pauses the intake and blames no message (rule C5).
                 c.instrumentation.log("error", "store_away", subscription=self._name, error=str(error))
                 await c.clock.sleep(PAUSE)
             else:
-                break
-        self._applied(batch, report)
-        await self._transport.mark(
-            f"{c.subscription.service}/{c.subscription.name}",
-            c.subscription.topic,
-            self.claim.partition,
-            self.claim.position,
-        )
+                return self._applied(batch, report)
 
-    async def _apply_one(self, item: Prepared) -> None:
-        c = self.c
-        report = await c.store.transact(lambda session: run_batch(session, c, [item], {}, True))
-        self._applied([item], report)
+    async def _run_one_by_one(self, batch: list[Prepared]) -> None:
+        for item in batch:
+            await self._run_batch([item])
 
     def _applied(self, batch: list[Prepared], report: Report) -> None:
         c = self.c
@@ -214,6 +218,10 @@ class Consumer:
             work = partial(run_turn, c=c, marked=marked, concluded=concluded, room=room)
             try:
                 turn = await c.store.transact(work)
+            except ForeignWait as error:
+                marked, outcomes = _blamed(marked, error)
+                self._concluded = outcomes + concluded + self._concluded
+                continue
             except StoreUnavailable as error:
                 self._concluded = concluded + self._concluded
                 c.instrumentation.log("error", "store_away", subscription=self._name, error=str(error))
@@ -271,3 +279,10 @@ class Consumer:
     @property
     def _name(self) -> str:
         return self.c.subscription.name
+
+
+def _blamed(marked: list[Started], error: ForeignWait) -> tuple[list[Started], list[Concluded]]:
+    """Who is to run again, and what is known, after a handler tore the turn's transaction (rule T3)."""
+    if len(marked) <= 1:
+        return [], [Concluded(started, error=error) for started in marked]
+    return marked[:1], [Concluded(started, error=GivenBack()) for started in marked[1:]]

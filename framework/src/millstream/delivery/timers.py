@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from ..clock import Clock
-from ..errors import StoreUnavailable
+from ..errors import ForeignWait, StoreUnavailable
 from ..message import decode_message, encode_message, format_time
 from ..ports.instrumentation import Instrumentation
 from ..ports.store import Session, Store
@@ -109,7 +109,7 @@ class ScheduleRunner:
                 await self._wake.wait(wait)
                 continue
             try:
-                await self._store.transact(lambda session, d=due: self._tick(session, d))
+                await self._tick_once(due)
             except StoreUnavailable as error:
                 self._instrumentation.log("warning", "schedule_waits", schedule=self._ticking.name, error=str(error))
                 await self._clock.sleep(1.0)
@@ -119,8 +119,16 @@ class ScheduleRunner:
         self._stopping = True
         self._wake.set()
 
-    async def _tick(self, session: Session, due: int) -> None:
-        now_us = self._clock.now_us()
+    async def _tick_once(self, due: int) -> None:
+        try:
+            await self._store.transact(lambda session: self._tick(session, due))
+        except ForeignWait as error:
+            # The wait tore the transaction that would have set the next time (rule T3): set it without the handler.
+            self._instrumentation.log("error", "schedule_failed", schedule=self._ticking.name, error=str(error))
+            await self._store.transact(lambda session: self._take_tick(session, due, self._clock.now_us()))
+
+    async def _take_tick(self, session: Session, due: int, now_us: int) -> bool:
+        """Set the next time; False if another process did."""
         following = now_us + round(self._ticking.every * 1e6)
         if due == 0:
             mine = await session.execute(
@@ -135,8 +143,12 @@ class ScheduleRunner:
                 self._ticking.name,
                 due,
             )
-        if not mine:
-            return  # another process has this tick
+        return bool(mine)
+
+    async def _tick(self, session: Session, due: int) -> None:
+        now_us = self._clock.now_us()
+        if not await self._take_tick(session, due, now_us):
+            return
         outbox = Outbox(self._origin)
         tx = Tx(session, outbox, now_us)
         await session.savepoint()
