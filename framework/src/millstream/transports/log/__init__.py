@@ -35,7 +35,8 @@ def open_transport(url: str, context: LogContext) -> LogTransport:
     Raises:
         Misconfigured: options that the log does not know, or a value that is none; all of them are listed.
     """
-    parts = urlsplit(url)
+    # Without a colon the whole URL is the adapter's name, not a path.
+    parts = urlsplit(url if ":" in url else f"{url}:")
     given: dict[str, str | float] = {"keep": context.keep_seconds, **dict(parse_qsl(parts.query))}
     known = LogOptions.__struct_fields__
     problems = [
