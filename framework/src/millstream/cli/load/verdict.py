@@ -60,8 +60,8 @@ def judge(baskets: Sequence[Basket], posting: Posting, orders: Sequence[OrderFac
     complaints = _about_replies(baskets, posting)
     accepted = posting.accepted
     lost = {facts.id: why for facts in orders if (why := _lost(facts, baskets[accepted[facts.id]].total, books))}
-    missing = set(accepted) - set(books.orders)
-    lost.update(dict.fromkeys(sorted(missing), "it is not in the list of orders"))
+    for order_id in sorted(set(accepted) - set(books.orders)):
+        lost.setdefault(order_id, "it is not in the list of orders")
     doubled = _doubled(accepted, orders, books)
     complaints += [f"lost: order {order_id}: {why}" for order_id, why in lost.items()]
     complaints += [f"doubled: {what}" for what in doubled]
