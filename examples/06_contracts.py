@@ -9,7 +9,7 @@ same bytes, deadlines and errors as between processes, so that no service comes 
 import asyncio
 
 from millstream import Caller, Event, Query, Service, Tx
-from millstream.contracts.contract import Contract, RpcError, Status, rpc
+from millstream.contracts import Contract, RpcError, Status, rpc
 from millstream.testing.harness import Harness
 from millstream_services.contracts.gen.notifications.v1 import notifications_pb2 as pb
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from millstream.contracts.contract import RpcError, Status
+from millstream.contracts import RpcError, Status
 from millstream.contracts.rich_status import decode_error, encode_error
 
 FULL = RpcError(

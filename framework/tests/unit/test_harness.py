@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from millstream import Call, Caller, Event, Permanent, Query, Retry, Service, Tx
 from millstream.http import Created
 from millstream.testing.harness import Harness, HttpFailure

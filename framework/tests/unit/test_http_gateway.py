@@ -13,7 +13,7 @@ import pytest
 from google.protobuf.wrappers_pb2 import Int64Value, StringValue
 from millstream import Service, Tx
 from millstream.clock import SystemClock
-from millstream.contracts.contract import Contract, RpcError, Status, rpc
+from millstream.contracts import Contract, RpcError, Status, rpc
 from millstream.contracts.dispatch import Dispatcher, RpcBinding
 from millstream.contracts.in_process import InProcessChannel
 from millstream.delivery.idempotency import IDEMPOTENCY_SCHEMA

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from millstream import Service, Tx
 from millstream.clock import SystemClock
-from millstream.contracts.contract import Contract
+from millstream.contracts import Contract
 from millstream.delivery.outbox import Origin
 from millstream.delivery.tx import Query
 from millstream.errors import Misconfigured
@@ -19,11 +19,11 @@ from millstream.http.app import HttpBinding, build_app
 from millstream.http.limits import Limits
 from millstream.http.parameters import Plan, plan_route
 from millstream.http.requests import Incoming
-from millstream.http.route import Route
 from millstream.http.routing import RouteTable
 from millstream.ids import Ids
 from millstream.ports.instrumentation import Silent
 from millstream.ports.store import Store
+from millstream.service.route import Route
 
 
 class NoStore:

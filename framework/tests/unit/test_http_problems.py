@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from millstream.contracts.contract import RpcError, Status
+from millstream.contracts import RpcError, Status
 from millstream.delivery.idempotency import KeyInUse, KeyMissing, KeyReused
 from millstream.errors import (
     BadStatement,

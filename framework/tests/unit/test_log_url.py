@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from millstream.clock import SystemClock
 from millstream.errors import Misconfigured
 from millstream.ports.instrumentation import Silent

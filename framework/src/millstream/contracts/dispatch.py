@@ -19,8 +19,8 @@ from ..delivery.tx import Query, Tx
 from ..errors import MillstreamError, Misconfigured
 from ..ports.instrumentation import Instrumentation
 from ..ports.store import Session, Store
+from ..service.contract import Contract, RpcError, RpcMethod, Status
 from ..signature import Parameter, parameters_of, where
-from .contract import Contract, RpcError, RpcMethod, Status
 from .errors import FINAL_STATUSES, SERVER_FAULTS, rpc_error_of
 from .rich_status import decode_error, encode_error
 

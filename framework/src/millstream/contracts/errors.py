@@ -20,7 +20,7 @@ from ..errors import (
     Undecodable,
 )
 from ..resilience.deadline import DeadlineExceeded
-from .contract import RpcError, Status
+from ..service.contract import RpcError, Status
 
 __all__ = ["FINAL_STATUSES", "SERVER_FAULTS", "rpc_error_of"]
 

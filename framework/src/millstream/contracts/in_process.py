@@ -17,7 +17,7 @@ from ..delivery.driving import in_transaction
 from ..errors import ForeignWait
 from ..ports.instrumentation import Instrumentation
 from ..resilience.deadline import DeadlineExceeded
-from .contract import Status
+from ..service.contract import Status
 from .dispatch import Dispatcher, error_of
 from .errors import rpc_error_of
 from .time_limit import TimeLimit

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .contract import RpcError
+from ..service.contract import RpcError
 
 __all__ = ["DETAILS_TRAILER", "decode_error", "encode_error"]
 

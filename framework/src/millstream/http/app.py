@@ -25,6 +25,7 @@ from ..errors import Misconfigured
 from ..ids import Ids
 from ..ports.instrumentation import Instrumentation
 from ..ports.store import Store
+from ..service.route import Route
 from .admission import Admission
 from .auth import Authenticate
 from .endpoint import Edge, Endpoint, Work, request_id_of
@@ -32,7 +33,6 @@ from .limits import Limits, check_head
 from .parameters import Plan, plan_route
 from .problems import Problem
 from .replies import Answer, of_problem
-from .route import Route
 from .routing import RouteTable
 
 __all__ = ["HttpApp", "HttpBinding", "build_app", "plan_routes"]

@@ -24,13 +24,13 @@ from ..ids import Ids
 from ..ports.instrumentation import Instrumentation, Labels
 from ..ports.store import Session, Store
 from ..resilience.deadline import DeadlineExceeded
+from ..service.route import Route
 from .auth import Authenticate, bearer_token
 from .limits import ClientGone, Limits, client_timeout, read_body
 from .parameters import Plan
 from .problems import Problem, problem_of
 from .replies import Answer, answer_of, is_final, of_problem, of_stored, to_stored
 from .requests import Incoming
-from .route import Route
 
 __all__ = ["Edge", "Endpoint", "Work"]
 

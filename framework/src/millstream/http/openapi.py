@@ -12,13 +12,13 @@ from typing import Any, cast, get_args, get_origin, get_type_hints
 
 import msgspec
 
+from ..service.route import Accepted, Created, Reply, Route
 from ..signature import Parameter
 from .app import HttpBinding, plan_routes
 from .bodies import is_pydantic
 from .limits import Limits
 from .parameters import Plan
 from .problems import ProblemDocument
-from .route import Accepted, Created, Reply, Route
 
 __all__ = ["openapi_document"]
 

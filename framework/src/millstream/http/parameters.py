@@ -27,16 +27,16 @@ from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, i
 import msgspec
 
 from ..caller import Caller
-from ..contracts.contract import Contract
 from ..delivery.tx import Query, Tx
 from ..errors import Misconfigured
 from ..ports.store import Store
+from ..service.contract import Contract
+from ..service.route import Route
 from ..signature import Parameter, parameters_of, where
 from .bodies import Decode, body_decoder, is_pydantic, place_of
 from .limits import Limits
 from .problems import Place, Problem
 from .requests import Address, Headers, Incoming
-from .route import Route
 from .routing import names_in
 
 __all__ = ["Fill", "Plan", "plan_route"]

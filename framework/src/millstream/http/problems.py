@@ -13,7 +13,6 @@ from math import ceil
 
 import msgspec
 
-from ..contracts.contract import RpcError, Status
 from ..contracts.errors import rpc_error_of
 from ..delivery.idempotency import KeyInUse, KeyMissing, KeyReused
 from ..errors import (
@@ -27,6 +26,7 @@ from ..errors import (
     Undecodable,
 )
 from ..resilience.deadline import DeadlineExceeded
+from ..service.contract import RpcError, Status
 
 __all__ = ["PROBLEM_JSON", "Place", "Problem", "ProblemDocument", "problem_of"]
 

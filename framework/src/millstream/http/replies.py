@@ -8,9 +8,9 @@ import msgspec
 from starlette.responses import Response
 
 from ..delivery.idempotency import StoredReply
+from ..service.route import Reply
 from .bodies import encode_body
 from .problems import PROBLEM_JSON, Problem
-from .route import Reply
 
 __all__ = ["Answer", "answer_of", "is_final", "of_problem", "of_stored", "to_stored"]
 

@@ -7,12 +7,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from types import UnionType
 from typing import Any, Union, cast, get_args, get_origin
 
-from ..contracts.contract import Channel, Contract
 from ..delivery.subscription import Subscription
 from ..delivery.timers import Ticking
 from ..delivery.tx import Call, Tx
 from ..errors import Misconfigured
 from ..service.context import ServiceContext
+from ..service.contract import Channel, Contract
 from ..service.service import Consumes, Resource, Schedule, Service
 from ..signature import Parameter, parameters_of, where
 

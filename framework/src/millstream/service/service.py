@@ -11,13 +11,13 @@ from typing import Any, TypeVar
 import msgspec
 
 from ..clock import Duration, seconds
-from ..contracts.contract import Contract, Rpc, RpcMethod
 from ..delivery.subscription import AfterDeadLetter, Sequence, Start
 from ..errors import Misconfigured
-from ..http.route import Route
 from ..message import EventType, event_type
 from ..resilience.backoff import Retry
 from ..signature import where
+from .contract import Contract, Rpc, RpcMethod
+from .route import Route
 
 __all__ = ["Consumes", "Resource", "Schedule", "Service"]
 

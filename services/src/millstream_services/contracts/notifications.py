@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from millstream.contracts.contract import Contract, rpc
+from millstream.contracts import Contract, rpc
 
 from .gen.notifications.v1 import notifications_pb2 as pb
 

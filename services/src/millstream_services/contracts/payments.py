@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
-from millstream.contracts.contract import Contract, rpc
+from millstream.contracts import Contract, rpc
 
 from .gen.payments.v1 import payments_pb2 as pb
 

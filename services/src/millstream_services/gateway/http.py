@@ -9,7 +9,7 @@ from __future__ import annotations
 from millstream import Caller
 from millstream.http.problems import Problem
 from millstream.http.requests import Headers
-from millstream.http.route import Accepted, Created, Reply
+from millstream.service.route import Accepted, Created, Reply
 
 from ..contracts.notifications import Notifications
 from ..contracts.notifications import pb as notifications_pb

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from millstream import Call, Caller, Query, Tx
-from millstream.contracts.contract import RpcError, Status
+from millstream.contracts import RpcError, Status
 
 from ..contracts.notifications import pb
 from ..contracts.order_events import OrderAdvanced, OrderCancelled, OrderConfirmed, OrderFailed

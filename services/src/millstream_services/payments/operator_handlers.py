@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from millstream import Caller, Query, Tx
-from millstream.contracts.contract import RpcError, Status
+from millstream.contracts import RpcError, Status
 from millstream.ids import Ids
 
 from ..contracts.payments import pb

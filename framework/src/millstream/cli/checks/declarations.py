@@ -7,7 +7,6 @@ from types import TracebackType
 from typing import Any, Self
 
 from ...clock import SystemClock
-from ...contracts.contract import Contract
 from ...contracts.dispatch import Dispatcher, RpcBinding
 from ...delivery.outbox import Origin
 from ...errors import Misconfigured
@@ -21,6 +20,7 @@ from ...runtime.binding import bind_consumes, bind_schedule, contracts_wanted
 from ...runtime.migrations import migrations_in
 from ...runtime.settings import Settings
 from ...service.context import ServiceContext
+from ...service.contract import Contract
 from ...service.service import Service
 from ...service.topics import topics_of
 from .findings import Findings

@@ -125,6 +125,19 @@ class Retention(TransportCase):
             await self.retain(log)
             assert await everything(log, topic, 0) == records[5:]
 
+    async def test_a_forgotten_subscription_stays_forgotten(self, make: Make, topic: str) -> None:
+        """L4: a mark that was noted shortly before `unmark` does not come back with a restart."""
+        async with make() as log:
+            requires(log.capabilities, "retention_by_position")
+            requires(log.capabilities, "survives_restart")
+            await log.provision(topic, 1)
+            records = await self._published(log, topic)
+            await log.mark("gone", topic, 0, records[2].position)
+            await log.unmark("gone", topic)
+        async with make() as log:
+            await log.mark("alive", topic, 0, records[9].position)
+            await self._retained(log, topic, records[9].position)
+
     async def test_reading_goes_on_while_retention_deletes(self, log: Transport, topic: str) -> None:
         """L4: retention beside a reader and a publisher costs neither of them a record."""
         requires(log.capabilities, "retention_by_position")
