@@ -42,11 +42,18 @@ class AdminClient:
         return self._decoded("POST", path, {}, msgspec.json.encode(given))
 
     def lines(self, path: str, **query: object) -> Iterator[Any]:
-        """GET a stream of JSON lines, until it ends."""
+        """GET a stream of JSON lines, until it ends.
+
+        Raises:
+            NotReachable: the system went away in the middle.
+        """
         with closing(self._connection(timeout=None)) as connection:
             response = self._send(connection, "GET", path, query, None)
-            while line := response.readline():
-                yield msgspec.json.decode(line)
+            try:
+                while line := response.readline():
+                    yield msgspec.json.decode(line)
+            except (OSError, http.client.HTTPException) as error:
+                raise NotReachable(f"{self.url} went away ({error})") from error
 
     def _decoded(self, method: str, path: str, query: Mapping[str, object], body: bytes | None) -> Any:
         with closing(self._connection(TIMEOUT_SECONDS)) as connection:

@@ -7,9 +7,9 @@ caller's answers 404, in the same words as what does not exist.
 from __future__ import annotations
 
 from millstream import Caller
+from millstream.http import Accepted, Created, Reply
 from millstream.http.problems import Problem
 from millstream.http.requests import Headers
-from millstream.service.route import Accepted, Created, Reply
 
 from ..contracts.notifications import Notifications
 from ..contracts.notifications import pb as notifications_pb

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from millstream import Caller
+from millstream.http import Accepted, Reply
 from millstream.message import format_time
-from millstream.service.route import Accepted, Reply
 
 from ..contracts.payments import Payments, pb
 from .bodies import Balance, Case, Reconciliation, Resolution, case_body
