@@ -1,0 +1,124 @@
+"""What must be true of the files that a system leaves behind, whatever it died of. Nothing of the framework reads them
+here: plain SQLite, and the outside world's own file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+__all__ = ["violations"]
+
+Fact = tuple[str, int]
+"""Account and number of a transfer."""
+
+
+def violations(folder: Path, *, at_rest: bool = True) -> list[str]:
+    """Everything that is wrong, in words. `at_rest`: the last life came to rest and stopped in order."""
+    bank, till = Database(folder / "bank.db"), Database(folder / "till.db")
+    transfers: list[Fact] = bank.rows("SELECT account, n FROM transfers ORDER BY id")
+    found = _once("booked", transfers, till.rows("SELECT account, n FROM booked ORDER BY id"), ordered=True)
+    found += _once("told", transfers, till.rows("SELECT account, n FROM told ORDER BY id"), ordered=True)
+    due = bank.rows("SELECT account, n FROM transfers WHERE reminded ORDER BY id")
+    found += _once("reminded", due, till.rows("SELECT account, n FROM reminders"), ordered=False)
+    found += _sums(bank, till)
+    found += _calls(transfers, _world(folder))
+    if at_rest:
+        log = Database(folder / "log.db")
+        found += _left_behind(bank, "bank") + _left_behind(till, "till") + _positions(till, log)
+    return found
+
+
+class Database:
+    """A file, read."""
+
+    def __init__(self, file: Path) -> None:
+        # Not read-only: a WAL that a killed process left is recovered by whoever opens the file next.
+        self._connection = apsw.Connection(str(file), flags=apsw.SQLITE_OPEN_READWRITE)
+
+    def rows(self, sql: str) -> list[Any]:
+        return self._connection.execute(sql).fetchall()
+
+
+def _once(what: str, wanted: list[Fact], seen: list[Fact], *, ordered: bool) -> list[str]:
+    counts = Counter(seen)
+    found = [f"{what}: {fact} never" for fact in wanted if not counts[fact]]
+    found += [f"{what}: {fact} {count} times" for fact, count in counts.items() if count > 1]
+    found += [f"{what}: {fact}, which was never committed" for fact in set(counts) - set(wanted)]
+    return found + (_in_order(what, seen) if ordered else [])
+
+
+def _in_order(what: str, seen: list[Fact]) -> list[str]:
+    last: dict[str, int] = {}
+    found: list[str] = []
+    for account, n in seen:
+        if n < last.get(account, 0):
+            found.append(f"{what}: {account} {n} behind {last[account]}")
+        last[account] = n
+    return found
+
+
+def _sums(bank: Database, till: Database) -> list[str]:
+    sent = dict(bank.rows("SELECT account, SUM(amount) FROM transfers GROUP BY account"))
+    kept = dict(till.rows("SELECT account, amount FROM balances"))
+    return [
+        f"money: {a} sent {sent.get(a, 0)}, got {kept.get(a, 0)}" for a in sent | kept if sent.get(a) != kept.get(a)
+    ]
+
+
+def _world(folder: Path) -> list[dict[str, Any]]:
+    file = folder / "world.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def _calls(wanted: list[Fact], calls: list[dict[str, Any]]) -> list[str]:
+    """Each at least once; of one account in order, each with a larger fence; one idempotency key for all of its tries."""
+    made = {(call["account"], call["n"]) for call in calls}
+    found = [f"call: {fact} never" for fact in wanted if fact not in made]
+    found += [f"call: {fact}, which was never committed" for fact in made - set(wanted)]
+    found += _in_order("call", [(call["account"], call["n"]) for call in calls])
+    fences: dict[str, int] = defaultdict(int)
+    keys: dict[str, Fact] = {}
+    for call in calls:
+        account, n, key = call["account"], call["n"], call["key"]
+        if call["fence"] <= fences[account]:
+            found.append(f"call: {account} {n} with fence {call['fence']} behind {fences[account]}")
+        fences[account] = call["fence"]
+        if keys.setdefault(key, (account, n)) != (account, n):
+            found.append(f"call: idempotency key {key} for {keys[key]} and {account} {n}")
+    if len(keys) != len(made):
+        found.append(f"call: {len(keys)} idempotency keys for {len(made)} calls")
+    return found
+
+
+def _left_behind(store: Database, name: str) -> list[str]:
+    found: list[str] = []
+    for what, sql in {
+        "rows in the outbox": "SELECT COUNT(*) FROM millstream_outbox",
+        "timers": "SELECT COUNT(*) FROM millstream_timers",
+        "parked messages": "SELECT COUNT(*) FROM millstream_parked",
+        "lanes": "SELECT COUNT(*) FROM millstream_lanes",
+        "dead letters": "SELECT COUNT(*) FROM millstream_dead_letters",
+        "held keys": "SELECT COUNT(*) FROM millstream_held_keys",
+        "claims that nobody gave back": "SELECT COUNT(*) FROM millstream_claims WHERE owner IS NOT NULL",
+        "workers that did not leave": "SELECT COUNT(*) FROM millstream_workers",
+    }.items():
+        count = store.rows(sql)[0][0]
+        if count:
+            found.append(f"{name}: {count} {what}")
+    return found
+
+
+def _positions(till: Database, log: Database) -> list[str]:
+    ends = {
+        (topic, partition): head for topic, partition, head in log.rows("SELECT topic, partition, head FROM streams")
+    }
+    rows = till.rows(
+        "SELECT s.name, s.topic, c.partition, c.position FROM millstream_claims c "
+        "JOIN millstream_subscriptions s ON s.id = c.subscription"
+    )
+    return [f"position: {s} {p} at {at} of {ends[t, p]}" for s, t, p, at in rows if at != ends[t, p]]

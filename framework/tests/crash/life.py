@@ -1,0 +1,165 @@
+"""One life of the system in a process of its own: it goes on where the last one ended, works until a number of transfers
+is there, comes to rest, stops in order; unless it is killed before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from bank import ACCOUNTS, POISON, Moved, Reminded, bank, till
+from millstream.clock import SystemClock
+from millstream.delivery.consumption import Limits
+from millstream.delivery.operations import StoreOperations
+from millstream.delivery.operations_api import DeadLetterFilter
+from millstream.delivery.outbox import Outbox
+from millstream.delivery.tx import Tx
+from millstream.errors import Refused
+from millstream.ports.store import Session, Store
+from millstream.ports.transport import Transport
+from millstream.runtime.runtime import Bound, Composition, Runtime
+from millstream.stores.sqlite import SqliteStore
+from millstream.testing.crash.forked import Body, Report
+from millstream.testing.failpoints import Failpoints, FailpointStore, FailpointTransport
+from millstream.transports.log import LogTransport
+
+__all__ = ["Life", "Sabotage", "live"]
+
+PRODUCERS = 3
+REST_SECONDS = 0.004
+"""Between two looks at whether everything is at rest."""
+OPERATOR_SECONDS = 0.02
+
+# One statement, so that it is one moment of the store: what a batch did and how far it came are seen together.
+_UNDER_WAY = """
+SELECT w.n, s.topic, c.partition, c.position
+FROM (SELECT {counts} AS n) w
+LEFT JOIN millstream_subscriptions s ON TRUE LEFT JOIN millstream_claims c ON c.subscription = s.id
+"""
+_TABLES = ("outbox", "timers", "parked", "lanes", "dead_letters")
+UNDER_WAY = _UNDER_WAY.format(counts=" + ".join(f"(SELECT COUNT(*) FROM millstream_{t})" for t in _TABLES))
+CLOCK = SystemClock()
+
+
+class Sabotage:
+    """Collaborators with something taken out. This one takes out nothing."""
+
+    def store(self, store: Store, points: Failpoints, name: str) -> Store:
+        return store
+
+    def transport(self, transport: Transport, points: Failpoints) -> Transport:
+        return transport
+
+
+class Life(msgspec.Struct, frozen=True):
+    """transfers: how many there are to be in the end. point, hit: where to die. poison: a transfer of that kind too.
+    redrives: an operator puts dead letters right."""
+
+    transfers: int
+    point: str = ""
+    hit: int = 1
+    poison: bool = False
+    redrives: bool = True
+    sabotage: Sabotage = Sabotage()
+
+
+def live(folder: Path, life: Life) -> Body:
+    """The body of a worker."""
+
+    async def body(report: Report) -> None:
+        points = Failpoints(report.at)
+        if life.point:
+            points.arm(life.point, life.hit)
+        sabotage = life.sabotage
+
+        def open_store(name: str) -> Store:
+            return FailpointStore(sabotage.store(SqliteStore(folder / f"{name}.db"), points, name), points, name)
+
+        composition = Composition(
+            open_store=open_store,
+            transport=FailpointTransport(sabotage.transport(LogTransport(folder / "log.db"), points), points),
+            data=folder,
+            limits=Limits(batch_messages=40),
+            partitions=3,
+            settings=lambda _: {"points": points},
+        )
+        async with Runtime((bank, till), composition) as runtime:
+            report.ready()
+            async with asyncio.TaskGroup() as group:
+                operator = group.create_task(_operate(runtime.bound["till"], life))
+                producers = [group.create_task(_produce(runtime.bound["bank"], life)) for _ in range(PRODUCERS)]
+                await asyncio.wait(producers)
+                while await _busy(runtime):  # noqa: ASYNC110 - a condition over two databases and a log
+                    await asyncio.sleep(REST_SECONDS)
+                operator.cancel()
+        report.counted(dict(points.counts))
+
+    return body
+
+
+async def _produce(bound: Bound, life: Life) -> None:
+    dice = random.Random()
+    accounts = (*ACCOUNTS, POISON[0]) if life.poison else ACCOUNTS
+    while await _transfer(bound, life.transfers, dice.choice(accounts), dice):
+        pass
+
+
+async def _transfer(bound: Bound, limit: int, account: str, dice: random.Random) -> bool:
+    """One transfer, unless there are enough. One in eight is taken back at the last moment."""
+
+    async def work(session: Session) -> bool:
+        row = await session.fetch_one("SELECT COUNT(*) FROM transfers")
+        if row is None or row[0] >= limit:
+            return False
+        outbox = Outbox(bound.origin)
+        tx = Tx(session, outbox, CLOCK.now_us())
+        found = await tx.fetch_one("SELECT COALESCE(MAX(n), 0) + 1 FROM transfers WHERE account = ?", account)
+        n, amount, later = (found or (1,))[0], dice.randint(1, 1000), dice.random() < 0.25
+        await tx.execute(
+            "INSERT INTO transfers (account, n, amount, reminded) VALUES (?, ?, ?, ?)", account, n, amount, int(later)
+        )
+        tx.publish(Moved(account, n, amount))
+        if later:
+            tx.publish(Reminded(account, n), delay="10ms")
+        await outbox.flush(session)
+        if dice.random() < 0.125:
+            raise Refused("taken back")
+        return True
+
+    try:
+        return await bound.store.transact(work)
+    except Refused:
+        return True
+
+
+async def _operate(bound: Bound, life: Life) -> None:
+    """Repair what became a dead letter, and redrive it."""
+    operations = StoreOperations("till", bound.store, CLOCK, ["tell"])
+    while life.redrives:
+        for letter in await operations.dead_letters(DeadLetterFilter()):
+            found = await operations.dead_letter(letter.id)
+            if found is None:
+                continue
+            data = msgspec.json.decode(found.message)["data"]
+
+            async def repair(session: Session, data: dict[str, Any] = data) -> None:
+                sql = "INSERT INTO repaired (account, n) VALUES (?, ?) ON CONFLICT DO NOTHING"
+                await session.execute(sql, data["account"], data["n"])
+
+            await bound.store.transact(repair)
+            await operations.redrive(DeadLetterFilter(ids=(letter.id,)))
+        await asyncio.sleep(OPERATOR_SECONDS)
+
+
+async def _busy(runtime: Runtime) -> bool:
+    """Whether anything is still on its way. The producing side first: what left it is in the log by then."""
+    for name in ("bank", "till"):
+        for count, topic, partition, position in await runtime.bound[name].store.query(UNDER_WAY):
+            if count:
+                return True
+            if topic is not None and (await runtime.composition.transport.bounds(topic, partition)).latest != position:
+                return True
+    return False
