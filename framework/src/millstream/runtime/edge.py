@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from starlette.routing import BaseRoute, Mount
+from starlette.routing import BaseRoute, Match
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..caller import Caller
 from ..delivery.operations import StoreOperations
@@ -114,7 +115,7 @@ def build_edge(
             document("/openapi.json", lambda: Document(openapi())),
             document("/asyncapi.json", lambda: Document(asyncapi())),
             *extra,
-            Mount("/", admin_app(system)),
+            _Below("/admin", admin_app(system)),
         ],
     )
 
@@ -128,6 +129,21 @@ def key_source(auth: Auth, settings: Settings, runtime: Runtime, fetch: Fetch) -
     if auth.jwks:
         return keys_from_file(settings.data / auth.jwks)
     return StaticKeys([development_key(settings.development_key, runtime.composition.entropy).verifying()])
+
+
+class _Below(BaseRoute):
+    """Hands every request below a path to an application, as it came."""
+
+    def __init__(self, path: str, app: ASGIApp) -> None:
+        self._prefix = f"{path}/"
+        self._app = app
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        below = scope["type"] == "http" and scope["path"].startswith(self._prefix)
+        return (Match.FULL if below else Match.NONE), {}
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
 
 
 class _Lazy:

@@ -35,6 +35,8 @@ Started = Callable[[str, float], None]
 
 SWITCH_SECONDS = 0.0005
 """How long a thread keeps the interpreter. The default of 5 ms is what a finished commit would wait for the loop."""
+DRAIN_SHARE = 0.6
+"""Share of the grace that running requests and handlers get; the rest is for relays, claims and engines."""
 
 
 def run_up(settings: Settings, on_ready: Started | None = None) -> int:
@@ -102,7 +104,7 @@ class _Up:
         settings, probes = self.settings, Probes(runtime)
         token = runtime.composition.entropy.token(24).hex()
         app = build_edge(runtime, settings, probes, telemetry.exposition, token, fetch)
-        server = Server(app, listener, settings.http.grace)
+        server = Server(app, listener, settings.http.grace * DRAIN_SHARE)
         sampler = GaugeSampler(list(runtime.bound.values()), runtime.composition.transport, self.clock, telemetry)
         async with asyncio.TaskGroup() as group:
             group.create_task(server.run())
@@ -123,9 +125,10 @@ class _Up:
             app.state.draining = True
             await self.clock.sleep(settings.http.drain_delay)
             sampler.stop()
+            # Requests under way may still publish: the relays stop behind them.
+            group.create_task(runtime.stop_consuming(settings.http.grace * DRAIN_SHARE))
             server.close()
-            # Requests under way may still publish: consumers and relays stop behind them.
-        await runtime.stop(max(1.0, settings.http.grace / 2))
+        await runtime.stop(0)
         timer.cancel()
 
     async def _warn_if_weak(self, runtime: Runtime, telemetry: Telemetry) -> None:

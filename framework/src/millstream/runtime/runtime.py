@@ -82,7 +82,7 @@ class Runtime:
         self.dispatcher = Dispatcher(composition.clock, composition.instrumentation)
         self.channel = InProcessChannel(self.dispatcher, composition.clock, composition.instrumentation)
         self._stack = AsyncExitStack()
-        self._stopped = False
+        self._stopping = self._stopped = False
 
     async def __aenter__(self) -> Self:
         try:
@@ -179,15 +179,23 @@ class Runtime:
         """Whether every worker has looked at its claims."""
         return not self._stopped and all(bound.worker.ready for bound in self.bound.values())
 
-    async def stop(self, deadline: float) -> None:
-        """Stop in order: no new work, running work until `deadline` seconds, then cancelled and given back; the relays
-        confirm and delete what they have in hand; claims are released. Engines close on leaving the context."""
-        if self._stopped:
+    async def stop_consuming(self, deadline: float) -> None:
+        """The first half of `stop`: read and claim nothing new; finish what runs within `deadline` seconds, then
+        cancel it and give its starts back. Requests may still be answered meanwhile."""
+        if self._stopping:
             return
-        self._stopped = True
+        self._stopping = True
         async with asyncio.TaskGroup() as group:
             for bound in self.bound.values():
                 group.create_task(bound.worker.stop_consuming(deadline))
+
+    async def stop(self, deadline: float) -> None:
+        """Stop in order: `stop_consuming`; the relays confirm and delete what they have in hand; claims are released.
+        Engines close on leaving the context."""
+        if self._stopped:
+            return
+        await self.stop_consuming(deadline)
+        self._stopped = True
         async with asyncio.TaskGroup() as group:
             for bound in self.bound.values():
                 group.create_task(bound.worker.stop())
