@@ -38,10 +38,10 @@ def test_nothing_of_the_template_is_left_and_it_is_clean(tmp_path: Path) -> None
     for path in written:
         assert not any(mark in path.read_text() for mark in ("@NAME@", "@PACKAGE@", "@SERVICE@", "@VERSION@")), path
     ruff = subprocess.run(
-        [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "E,F,I,UP", "--ignore", "E501", str(tmp_path)],
+        [sys.executable, "-m", "ruff", "check", "--isolated", "--no-cache", "--select", "E,F,I,UP", "--ignore", "E501", str(tmp_path)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert ruff.returncode == 0, ruff.stdout
+    assert ruff.returncode == 0, ruff.stdout + ruff.stderr
 
 
 def test_it_overwrites_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
