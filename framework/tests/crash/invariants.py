@@ -17,20 +17,20 @@ Fact = tuple[str, int]
 """Account and number of a transfer."""
 
 
-def violations(folder: Path, *, at_rest: bool = True) -> list[str]:
-    """Everything that is wrong, in words. `at_rest`: the last life came to rest and stopped in order."""
+def violations(folder: Path, given_up: frozenset[Fact] = frozenset()) -> list[str]:
+    """Everything that is wrong, in words, once the last life came to rest and stopped in order. given_up: transfers whose
+    events an operator has dropped."""
     bank, till = Database(folder / "bank.db"), Database(folder / "till.db")
-    transfers: list[Fact] = bank.rows("SELECT account, n FROM transfers ORDER BY id")
+    moved = bank.rows("SELECT account, n, amount FROM transfers ORDER BY id")
+    transfers = [(account, n) for account, n, _ in moved if (account, n) not in given_up]
     found = _once("booked", transfers, till.rows("SELECT account, n FROM booked ORDER BY id"), ordered=True)
     found += _once("told", transfers, till.rows("SELECT account, n FROM told ORDER BY id"), ordered=True)
     due = bank.rows("SELECT account, n FROM transfers WHERE reminded ORDER BY id")
     found += _once("reminded", due, till.rows("SELECT account, n FROM reminders"), ordered=False)
-    found += _sums(bank, till)
+    found += _sums([(account, amount) for account, n, amount in moved if (account, n) not in given_up], till)
     found += _calls(transfers, _world(folder))
-    if at_rest:
-        log = Database(folder / "log.db")
-        found += _left_behind(bank, "bank") + _left_behind(till, "till") + _positions(till, log)
-    return found
+    found += _left_behind(bank, "bank") + _left_behind(till, "till")
+    return found + _positions(till, Database(folder / "log.db"))
 
 
 class Database:
@@ -62,8 +62,10 @@ def _in_order(what: str, seen: list[Fact]) -> list[str]:
     return found
 
 
-def _sums(bank: Database, till: Database) -> list[str]:
-    sent = dict(bank.rows("SELECT account, SUM(amount) FROM transfers GROUP BY account"))
+def _sums(moved: list[tuple[str, int]], till: Database) -> list[str]:
+    sent: Counter[str] = Counter()
+    for account, amount in moved:
+        sent[account] += amount
     kept = dict(till.rows("SELECT account, amount FROM balances"))
     return [
         f"money: {a} sent {sent.get(a, 0)}, got {kept.get(a, 0)}" for a in sent | kept if sent.get(a) != kept.get(a)

@@ -26,7 +26,7 @@ from millstream.testing.crash.forked import Body, Report
 from millstream.testing.failpoints import Failpoints, FailpointStore, FailpointTransport
 from millstream.transports.log import LogTransport
 
-__all__ = ["Life", "Sabotage", "live"]
+__all__ = ["INTACT", "Life", "Sabotage", "live"]
 
 PRODUCERS = 3
 REST_SECONDS = 0.004
@@ -54,16 +54,17 @@ class Sabotage:
         return transport
 
 
+INTACT = Sabotage()
+
+
 class Life(msgspec.Struct, frozen=True):
-    """transfers: how many there are to be in the end. point, hit: where to die. poison: a transfer of that kind too.
-    redrives: an operator puts dead letters right."""
+    """transfers: how many there are to be in the end. point, hit: where to die. poison: transfers of that account too."""
 
     transfers: int
     point: str = ""
     hit: int = 1
     poison: bool = False
-    redrives: bool = True
-    sabotage: Sabotage = Sabotage()
+    sabotage: Sabotage = INTACT
 
 
 def live(folder: Path, life: Life) -> Body:
@@ -89,7 +90,7 @@ def live(folder: Path, life: Life) -> Body:
         async with Runtime((bank, till), composition) as runtime:
             report.ready()
             async with asyncio.TaskGroup() as group:
-                operator = group.create_task(_operate(runtime.bound["till"], life))
+                operator = group.create_task(_operate(runtime.bound["till"]))
                 producers = [group.create_task(_produce(runtime.bound["bank"], life)) for _ in range(PRODUCERS)]
                 await asyncio.wait(producers)
                 while await _busy(runtime):  # noqa: ASYNC110 - a condition over two databases and a log
@@ -102,7 +103,7 @@ def live(folder: Path, life: Life) -> Body:
 
 async def _produce(bound: Bound, life: Life) -> None:
     dice = random.Random()
-    accounts = (*ACCOUNTS, POISON[0]) if life.poison else ACCOUNTS
+    accounts = (*ACCOUNTS, *[POISON[0]] * 4) if life.poison else ACCOUNTS
     while await _transfer(bound, life.transfers, dice.choice(accounts), dice):
         pass
 
@@ -135,15 +136,18 @@ async def _transfer(bound: Bound, limit: int, account: str, dice: random.Random)
         return True
 
 
-async def _operate(bound: Bound, life: Life) -> None:
-    """Repair what became a dead letter, and redrive it."""
+async def _operate(bound: Bound) -> None:
+    """Repair what became a dead letter, and redrive it; drop what kills."""
     operations = StoreOperations("till", bound.store, CLOCK, ["tell"])
-    while life.redrives:
+    while True:
         for letter in await operations.dead_letters(DeadLetterFilter()):
             found = await operations.dead_letter(letter.id)
             if found is None:
                 continue
             data = msgspec.json.decode(found.message)["data"]
+            if (data["account"], data["n"]) == POISON:
+                await operations.drop(DeadLetterFilter(ids=(letter.id,)))
+                continue
 
             async def repair(session: Session, data: dict[str, Any] = data) -> None:
                 sql = "INSERT INTO repaired (account, n) VALUES (?, ?) ON CONFLICT DO NOTHING"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 from invariants import violations
-from life import Life, live
+from life import INTACT, Life, Sabotage, live
 from millstream.testing.crash.campaign import Story, Tally
 from millstream.testing.crash.forked import Forked
 
@@ -25,19 +25,20 @@ class Death(msgspec.Struct, frozen=True):
     after: float = 0.0
 
 
-def story(folder: Path, deaths: Sequence[Death], tally: Tally, *, poison: bool = False) -> Story:
-    """Live and die on one folder; raises `AssertionError` with everything that is wrong in the end."""
+def story(folder: Path, deaths: Sequence[Death], tally: Tally, sabotage: Sabotage = INTACT, rows: int = ROWS) -> Story:
+    """Live and die on one folder; raises `AssertionError` with everything that is wrong in the end. rows: transfers of
+    each life."""
     folder.mkdir(parents=True)
     told: list[str] = []
     for number, death in enumerate(deaths, 1):
-        worker = Forked(live(folder, Life(number * ROWS, death.point, death.hit, poison)))
+        worker = Forked(live(folder, Life(number * rows, death.point, death.hit, sabotage=sabotage)))
         if not death.point:
             worker.kill_after(death.after)
         end = yield worker
         tally.note(end, death.point)
         told.append(f"{end.how} {end.point or death.point} ({death.hit})")
         assert end.how in ("done", "killed"), f"{folder}: life {number} {end.how} at {end.point}: {end.text}"
-    end = yield Forked(live(folder, Life(len(deaths) * ROWS + 1, poison=poison)))
+    end = yield Forked(live(folder, Life(len(deaths) * rows + 1, sabotage=sabotage)))
     tally.note(end)
     assert end.how == "done", f"{folder}: after {told} the last life {end.how}: {end.text}"
     wrong = violations(folder)
