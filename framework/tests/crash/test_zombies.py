@@ -61,7 +61,7 @@ class SharedLog(FailpointTransport):
     async def __aenter__(self) -> Any:
         return self
 
-    async def __aexit__(self, kind: Any, error: Any, trace: Any) -> None: ...
+    async def __aexit__(self, kind: object, error: object, trace: object) -> None: ...
 
 
 async def until(condition: Callable[[], Awaitable[bool]], what: str) -> None:
