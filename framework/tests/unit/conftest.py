@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -213,14 +214,12 @@ class Kernel:
             instrumentation=Silent(),
             service="shop",
         )
-        try:
-            async with asyncio.TaskGroup() as group:
+        async with asyncio.TaskGroup() as group:
+            with suppress(TransportUnavailable):  # it would wait and come again; the rows are still there
                 while await relay._round(group):
                     await self.wait_for(lambda: not relay._undeleted)
-        except* TransportUnavailable:
-            pass  # it would wait and come again; the rows are still there
-        finally:
-            relay._signal.close()
+            await self.wait_for(lambda: not relay._undeleted)
+        relay._signal.close()
 
     # -- looking ------------------------------------------------------------------------------------------------
 

@@ -92,6 +92,20 @@ async def test_c4_after_an_unclean_takeover_the_messages_in_hand_run_alone(kerne
         assert len(marked) == (1 if applied < 3 else 0), "a suspect runs alone"
 
 
+async def test_c4_a_suspect_does_not_run_in_one_turn_with_others(kernel: Any) -> None:
+    sub = await kernel.subscribe(apply, Thing)
+    await kernel.append(Thing("a", 1), Thing("b", 2))
+    for key, due in (("a", 0), ("b", 1)):
+        await kernel.run("INSERT INTO millstream_lanes VALUES (?, 0, '', ?, 0, ?)", sub.id, key, due)
+    c = await kernel.hold(sub)
+    await kernel.batch(c)
+    await kernel.run("UPDATE millstream_parked SET starts = 1 WHERE key = 'b'")  # its holder died of it, perhaps
+    turn = await kernel.turn(c)
+    assert [started.item.key for started in turn.started] == ["a"]
+    turn = await kernel.turn(c, turn.started)
+    assert [started.item.key for started in turn.started] == ["b"]
+
+
 async def test_c4_a_clean_release_makes_nobody_suspect(kernel: Any) -> None:
     sub = await kernel.subscribe(apply, Thing)
     await kernel.append(Thing("a"))

@@ -148,3 +148,16 @@ async def test_t6_a_retry_from_the_store_gives_the_ids_that_the_batch_would_have
     await kernel.drain(c)
     ids = [decode_message(row[0]).id for row in await kernel.rows("SELECT value FROM millstream_outbox ORDER BY id")]
     assert ids == [derive_id("/shop/sub", 0, "cause", n) for n in (1, 2)]
+
+
+async def test_t6_a_second_run_in_the_same_transaction_gives_the_same_ids(kernel: Any) -> None:
+    async def handle(events: list[Thing], tx: Any) -> None:
+        tx.publish(Made(events[0].key))
+        if len(events) > 1:
+            raise ValueError("one by one")
+
+    sub = await kernel.subscribe(handle, Thing, batched=True)
+    await kernel.append(kernel.message(Thing("a"), id="cause"), Thing("b"))
+    await kernel.batch(await kernel.hold(sub))
+    first = await kernel.rows("SELECT value FROM millstream_outbox ORDER BY id")
+    assert decode_message(first[0][0]).id == derive_id("/shop/sub", 0, "cause", 1)
