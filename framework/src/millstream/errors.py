@@ -1,22 +1,22 @@
 """The error tree. Branches say what the caller can do; leaves carry fields and name the fix.
 
-    MillstreamError
-    ├── Transient            try again later; nothing was done, or it is unknown whether it was done
-    │   ├── StoreUnavailable     the database is away, or ended the transaction
-    │   ├── TransportUnavailable the log is away; what was not confirmed must be published again
-    │   └── Busy                 a bound is reached; wait or shed
-    ├── Permanent            trying the same again cannot help
-    │   ├── Undecodable          bytes that are no message, or no event of the declared type
-    │   ├── BadStatement         SQL that the store cannot run
-    │   ├── Refused              a business rule said no
-    │   │   └── Mismatch             a compare-and-set changed another number of rows than it expects
-    │   ├── RecordRefused        the log will never take this record (too large, unauthorised)
-    │   ├── PositionGone         retention removed the position a subscription stands at
-    │   └── ForeignWait          a handler waited for something else than its database inside a transaction
-    ├── Conflict             a constraint of the database refused a row (unique, check, foreign key)
-    ├── Drop                 a handler asks to forget the message: accepted, without effect
-    ├── ClaimLost            another worker consumes the partition now; the open transaction is dropped
-    └── Misconfigured        a person must change configuration or code before it can start
+MillstreamError
+├── Transient            try again later; nothing was done, or it is unknown whether it was done
+│   ├── StoreUnavailable     the database is away, or ended the transaction
+│   ├── TransportUnavailable the log is away; what was not confirmed must be published again
+│   └── Busy                 a bound is reached; wait or shed
+├── Permanent            trying the same again cannot help
+│   ├── Undecodable          bytes that are no message, or no event of the declared type
+│   ├── BadStatement         SQL that the store cannot run
+│   ├── Refused              a business rule said no
+│   │   └── Mismatch             a compare-and-set changed another number of rows than it expects
+│   ├── RecordRefused        the log will never take this record (too large, unauthorised)
+│   ├── PositionGone         retention removed the position a subscription stands at
+│   └── ForeignWait          a handler waited for something else than its database inside a transaction
+├── Conflict             a constraint of the database refused a row (unique, check, foreign key)
+├── Drop                 a handler asks to forget the message: accepted, without effect
+├── ClaimLost            another worker consumes the partition now; the open transaction is dropped
+└── Misconfigured        a person must change configuration or code before it can start
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from millstream.message import Record
 from millstream.ports.instrumentation import Labels, Silent
 from millstream.runtime.adapters import AdapterContext
 from millstream.testing.clock import ManualClock
-from millstream.testing.conformance.transport_case import everything, keyed, take, values
+from millstream.testing.conformance.transport_case import everything, keyed, take, values, within
 from millstream.transports.log import LogOptions, LogTransport, open_transport
 
 PUBLISHER = """
@@ -61,6 +62,27 @@ async def test_what_was_confirmed_survives_sigkill(tmp_path: Path) -> None:
                 assert numbers == list(range(len(numbers)))
                 assert len(numbers) >= confirmed[partition]
                 assert len(numbers) % 20 == 0, "a batch is atomic"
+
+
+async def test_a_publisher_that_gave_up_does_not_take_the_wake_up_along(tmp_path: Path) -> None:
+    async with LogTransport(tmp_path / "log.db") as log:
+        await log.provision("orders", 1)
+        committing, gate, commit = asyncio.Event(), threading.Event(), log._file._commit
+        loop = asyncio.get_running_loop()
+
+        def held() -> None:
+            loop.call_soon_threadsafe(committing.set)
+            gate.wait()
+            commit()
+
+        log._file._commit = held
+        waiting = loop.create_task(log.read("orders", 0, 0).next(1))
+        publishing = loop.create_task(log.publish("orders", 0, keyed("k", 1)))
+        await committing.wait()
+        publishing.cancel()
+        await asyncio.wait([publishing])
+        gate.set()
+        assert values(await within(waiting)) == ["k:1"]
 
 
 async def test_a_weaker_setting_is_read_back(tmp_path: Path) -> None:

@@ -7,9 +7,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import apsw
 import pytest
 from millstream.errors import StoreUnavailable
 from millstream.ports.store import Session, Store
+from millstream.sqlite.file import SqliteFile
 from millstream.stores.sqlite import SqliteStore
 from millstream.testing.conformance.store import StoreConformance
 from millstream.testing.conformance.store_case import MakeStore
@@ -61,3 +63,22 @@ async def test_a_weaker_setting_is_read_back(tmp_path: Path) -> None:
         assert durability.process_crash
         assert not durability.power_loss
         assert "FULL" in durability.why_not
+
+
+async def test_a_hook_of_a_failing_member_is_never_called(tmp_path: Path) -> None:
+    called: list[str] = []
+    async with SqliteFile(tmp_path / "file.db") as file:
+
+        def member(connection: apsw.Connection, name: str) -> None:
+            file.after_commit(lambda: called.append(name))
+            connection.execute("CREATE TABLE " + name)  # no columns: a syntax error
+
+        def good(connection: apsw.Connection) -> None:
+            file.after_commit(lambda: called.append("good"))
+            connection.execute("CREATE TABLE good (id INTEGER)")
+
+        loop = asyncio.get_running_loop()
+        tasks = [loop.create_task(file.write(w)) for w in (lambda c: member(c, "a"), good, lambda c: member(c, "b"))]
+        await asyncio.wait(tasks)
+        assert [task.exception() is None for task in tasks] == [False, True, False]
+        assert called == ["good"]

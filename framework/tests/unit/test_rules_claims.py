@@ -218,7 +218,7 @@ async def test_c10_claims_are_divided_by_rank_and_what_stays_free_is_taken_by_an
         await kernel.store.transact(lambda s, w=worker: claims.renew(s, w, lease_us))
 
     async def wanted(worker: str) -> list[int]:
-        _, places = await kernel.store.transact(lambda s: claims.claims_of(s, worker, lease_us))
+        places = (await kernel.store.transact(lambda s: claims.divide(s, worker, lease_us))).wanted
         return [partition for subscription, partition in places if subscription == sub.id]
 
     assert (await wanted("a"), await wanted("b")) == ([0, 2], [1, 3])
@@ -236,5 +236,5 @@ async def test_c10_what_stays_free_for_a_lease_goes_to_another_worker(kernel: An
         for worker in ("a", "b"):
             await kernel.store.transact(lambda s, w=worker: claims.renew(s, w, lease_us))
         await kernel.clock.advance(kernel.limits.lease_seconds / 3)
-    _, places = await kernel.store.transact(lambda s: claims.claims_of(s, "a", lease_us))
+    places = (await kernel.store.transact(lambda s: claims.divide(s, "a", lease_us))).wanted
     assert places == [(sub.id, 0), (sub.id, 1)]

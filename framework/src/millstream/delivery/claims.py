@@ -7,10 +7,12 @@ for. The store's clock alone decides about expiry.
 
 from __future__ import annotations
 
+import msgspec
+
 from ..errors import ClaimLost
 from ..ports.store import Session
 
-__all__ = ["RELAY", "Claim", "advance", "claims_of", "release", "renew", "take", "touch"]
+__all__ = ["RELAY", "Claim", "Division", "advance", "divide", "release", "renew", "take", "touch"]
 
 RELAY = 0
 """The subscription id of relay shards."""
@@ -122,24 +124,34 @@ async def renew(session: Session, owner: str, lease_us: int) -> None:
     await session.execute("DELETE FROM millstream_workers WHERE expires < millstream_now()")
 
 
-async def claims_of(
-    session: Session, owner: str, lease_us: int
-) -> tuple[list[tuple[int, int, int]], list[tuple[int, int]]]:
-    """What `owner` holds as (subscription, partition, epoch), and what it should take now (rule C10).
+async def divide(session: Session, owner: str, lease_us: int) -> Division:
+    """What one worker holds, should take and should give back now (rule C10).
 
     All claims and all live workers are sorted; claim i belongs to worker i mod W. A worker also takes what stayed free
-    for a whole lease, whoever it belongs to.
+    for a whole lease, whoever it belongs to, and gives back what belongs to another one that is alive.
     """
     workers = [row[0] for row in await session.fetch("SELECT id FROM millstream_workers ORDER BY id")]
     rows = await session.fetch(
         "SELECT subscription, partition, owner, epoch, expires < millstream_now(), "
         "millstream_now() - expires FROM millstream_claims ORDER BY subscription, partition"
     )
-    mine = [(row[0], row[1], row[3]) for row in rows if row[2] == owner]
-    wanted: list[tuple[int, int]] = []
-    for index, (subscription, partition, holder, _, expired, free_for) in enumerate(rows):
+    division = Division({}, [], [])
+    for index, (subscription, partition, holder, epoch, expired, free_for) in enumerate(rows):
+        place = (subscription, partition)
         belongs = bool(workers) and workers[index % len(workers)] == owner
-        free = holder is None or expired
-        if free and holder != owner and (belongs or free_for > lease_us):
-            wanted.append((subscription, partition))
-    return mine, wanted
+        if holder == owner:
+            division.held[place] = epoch
+            if not belongs:
+                division.surplus.append(place)
+        elif (holder is None or expired) and (belongs or free_for > lease_us):
+            division.wanted.append(place)
+    return division
+
+
+class Division(msgspec.Struct):
+    """Claims by (subscription, partition): `held` by this worker under an epoch, `wanted`: free for it to take,
+    `surplus`: held, but another worker's."""
+
+    held: dict[tuple[int, int], int]
+    wanted: list[tuple[int, int]]
+    surplus: list[tuple[int, int]]

@@ -29,13 +29,13 @@ _AWAY = Retry(first="100ms", cap="5s")
 
 _ROWS = """
 SELECT id, topic, key, value FROM millstream_outbox o WHERE slot >= ? AND slot < ?
-{held}ORDER BY id LIMIT ?
+{held}{missing}ORDER BY id LIMIT ?
 """
 _NOT_HELD = """AND NOT EXISTS (
     SELECT 1 FROM millstream_held_keys h WHERE h.topic = o.topic AND (h.key = o.key OR h.row_id = o.id)
 )
 """
-_SELECT, _SELECT_NOT_HELD = _ROWS.format(held=""), _ROWS.format(held=_NOT_HELD)
+_SELECT = _ROWS.format(held="", missing="")
 
 
 class Relay:
@@ -64,6 +64,7 @@ class Relay:
         self._undeleted: set[int] = set()
         self._partitions: dict[str, int] = {}
         self._missing: set[str] = set()
+        self._look_again = 0.0
         self._stopping = False
 
     async def run(self) -> None:
@@ -91,17 +92,14 @@ class Relay:
 
     async def _round(self, group: asyncio.TaskGroup) -> bool:
         """Forward the oldest rows; False when there was nothing to do."""
-        held = bool(await self._store.query("SELECT 1 FROM millstream_held_keys LIMIT 1"))
-        rows = await self._store.query(
-            _SELECT_NOT_HELD if held else _SELECT, *self._slots, BATCH + len(self._undeleted)
-        )
+        rows = await self._oldest(BATCH + len(self._undeleted))
         undeleted = self._undeleted
         fresh = [row for row in rows if row[0] not in undeleted] if undeleted else rows
         if not fresh:
             return False
         by_place = await self._placed(fresh)
         if not by_place:
-            return False
+            return bool(self._missing)  # the window was full of them: look at what lies behind
         confirmed: list[int] = []
         refused: list[tuple[Row, str]] = []
         error: BaseException | None = None
@@ -127,6 +125,21 @@ class Relay:
             raise error
         return True
 
+    async def _oldest(self, limit: int) -> list[Row]:
+        """The oldest rows that may leave: neither held keys nor topics that do not exist may fill the window."""
+        held = bool(await self._store.query("SELECT 1 FROM millstream_held_keys LIMIT 1"))
+        now = self._clock.monotonic()
+        if self._missing and now >= self._look_again:
+            self._look_again = now + SWEEP_SECONDS
+            self._missing = {topic for topic in self._missing if await self._transport.partitions(topic) is None}
+        if not held and not self._missing:
+            return await self._store.query(_SELECT, *self._slots, limit)
+        marks = ", ".join("?" * len(self._missing))
+        sql = _ROWS.format(
+            held=_NOT_HELD if held else "", missing=f"AND topic NOT IN ({marks})\n" if self._missing else ""
+        )
+        return await self._store.query(sql, *self._slots, *sorted(self._missing), limit)
+
     async def _placed(self, rows: list[Row]) -> dict[tuple[str, int], list[Row]]:
         """Rows by topic and partition, in order; rows of topics that do not exist yet stay where they are (L4)."""
         by_place: dict[tuple[str, int], list[Row]] = {}
@@ -138,6 +151,7 @@ class Relay:
                 if found is None:
                     if topic not in self._missing:
                         self._missing.add(topic)
+                        self._look_again = self._clock.monotonic() + SWEEP_SECONDS
                         self._instrumentation.log("error", "topic_not_provisioned", topic=topic)
                     continue
                 partitions = self._partitions[topic] = found

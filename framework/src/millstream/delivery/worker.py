@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol, cast
 
 import msgspec
@@ -22,7 +23,7 @@ from ..ports.transport import Transport
 from ..ports.wake import Wake
 from ..resilience.backoff import Retry
 from . import claims
-from .claims import RELAY, Claim
+from .claims import RELAY, Claim, Division
 from .consumer import Consumer
 from .consumption import Consumption, Limits
 from .dead_letters import LANES_CHANNEL
@@ -31,6 +32,7 @@ from .housekeeping import Housekeeper, Retention
 from .outbox import Origin
 from .registration import Registered
 from .relay import Relay
+from .replay import registration_of
 from .timers import ScheduleRunner, Ticking, TimerMover
 
 __all__ = ["Engines", "Worker"]
@@ -138,21 +140,31 @@ class Worker:
         """Give a sign of life, take what is ours, let go of what is not."""
         lease_us = self._e.limits.lease_us
 
-        async def work(session: Session) -> tuple[list[tuple[int, int, int]], list[tuple[int, int]]]:
+        async def work(session: Session) -> Division:
             await claims.renew(session, self.name, lease_us)
-            return await claims.claims_of(session, self.name, lease_us)
+            return await claims.divide(session, self.name, lease_us)
 
-        mine, wanted = await self._e.store.transact(work)
-        epochs = {(subscription, partition): epoch for subscription, partition, epoch in mine}
+        division = await self._e.store.transact(work)
         for place, held in list(self._held.items()):
-            if epochs.get(place) != held.claim.epoch:
-                held.stop()  # its next transaction fails the epoch check anyhow
+            # Where the epoch is another one, its next transaction would fail anyhow.
+            if division.held.get(place) != held.claim.epoch or place in division.surplus:
+                held.stop()
+        if any(place[0] != RELAY and place[0] not in self._registered for place in division.wanted):
+            await self._register_again()
         now = self._e.clock.monotonic()
-        for place in wanted:
+        for place in division.wanted:
             runs = self._taking if place[0] != RELAY else self._relaying
             known = place[0] == RELAY or place[0] in self._registered
             if runs and known and place not in self._held and self._not_before.get(place, 0.0) <= now:
                 await self._take(group, place)
+
+    async def _register_again(self) -> None:
+        """A replay gave a subscription a new id (rule F5); claims of names that nobody declares here stay free."""
+        for former in list(self._registered.values()):
+            known = await self._e.store.transact(partial(registration_of, subscription=former.subscription))
+            if known.id != former.id:
+                self._registered[known.id] = known
+                self._slots[known.id] = self._slots[former.id]
 
     async def _take(self, group: asyncio.TaskGroup, place: tuple[int, int]) -> None:
         limits = self._e.limits

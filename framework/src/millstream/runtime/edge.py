@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -56,6 +57,7 @@ def build_edge(
     metrics: Callable[[], tuple[bytes, str]],
     admin_token: str,
     fetch: Fetch,
+    stopping: asyncio.Event,
     extra: Sequence[BaseRoute] = (),
 ) -> HttpApp:
     """The application.
@@ -93,6 +95,7 @@ def build_edge(
         verify=caller_of,
         admin_token=admin_token,
         beyond_loopback=settings.http.admin_beyond_loopback,
+        stopping=stopping,
     )
     openapi = _Lazy(lambda: openapi_document(bindings, title="Millstream", version=VERSION))
     asyncapi = _Lazy(lambda: asyncapi_json(runtime.services, version=VERSION))

@@ -12,46 +12,73 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import uvicorn
 
 from ..errors import Misconfigured, Transient
 
-__all__ = ["Server", "Signals", "bind", "fetch", "watchdog"]
+__all__ = ["Server", "Signals", "Watchdog", "bind", "fetch"]
 
 WATCHDOG_MARGIN = 2.0
+FRESH_SECONDS = 0.5
+"""How long a connection that was accepted just before the listener closed may take to send its request."""
 
 
 class Signals:
-    """SIGTERM and SIGINT: the first sets `received`, the second ends the process."""
+    """SIGTERM and SIGINT: the first sets `received` and starts the watchdog, the second ends the process.
 
-    def __init__(self) -> None:
+    The handlers are Python's own and not the event loop's: they run also while something blocks the loop.
+    """
+
+    def __init__(self, grace: float) -> None:
         self.received = asyncio.Event()
+        self.watchdog = Watchdog(grace)
         self._loop = asyncio.get_running_loop()
+        self._once = False
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, self._on_signal)
+            signal.signal(number, self._on_signal)
 
-    def _on_signal(self) -> None:
-        if self.received.is_set():
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._once:
             os._exit(130)
-        self.received.set()
+        self._once = True
+        self.watchdog.start()
+        self._loop.call_soon_threadsafe(self.received.set)
 
 
-def watchdog(grace: float) -> threading.Timer:
-    """End the process shortly before `grace` seconds are over. A thread: the event loop may be what hangs."""
+class Watchdog:
+    """Ends the process shortly before `grace` seconds after `start` are over. A thread: the event loop may be what hangs.
 
-    def give_up() -> None:
-        sys.stderr.write("millstream: the shutdown did not finish in time\n")
-        sys.stderr.flush()
-        os._exit(1)
+    The thread is there from the beginning, because a signal's handler must not make one.
+    """
 
-    timer = threading.Timer(max(1.0, grace - WATCHDOG_MARGIN), give_up)
-    timer.daemon = True
-    timer.start()
-    return timer
+    def __init__(self, grace: float) -> None:
+        self.seconds = max(1.0, grace - WATCHDOG_MARGIN)
+        """What a shutdown has for all of its steps."""
+        self._started = threading.Event()
+        self._over = threading.Event()
+        threading.Thread(target=self._run, name="watchdog", daemon=True).start()
+
+    def start(self) -> None:
+        """The shutdown begins."""
+        self._started.set()
+
+    def cancel(self) -> None:
+        """The shutdown is over."""
+        self._over.set()
+        self._started.set()
+
+    def _run(self) -> None:
+        self._started.wait()
+        if not self._over.wait(self.seconds):
+            sys.stderr.write("millstream: the shutdown did not finish in time\n")
+            sys.stderr.flush()
+            os._exit(1)
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -110,19 +137,18 @@ class _UnderOurSignals(uvicorn.Server):
     def capture_signals(self) -> Generator[None]:
         yield
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the listener; answer also those who were connected by then and whose request is still on its way."""
+        for server in self.servers:
+            server.close()
+        for listener in sockets or []:
+            listener.close()
+        until = time.monotonic() + FRESH_SECONDS
+        while time.monotonic() < until and any(_is_fresh(c) for c in self.server_state.connections):
+            await asyncio.sleep(0.005)
+        await super().shutdown(sockets)
 
-async def fetch(url: str) -> bytes:
-    """The body under a URL, for an issuer's keys.
 
-    Raises:
-        Transient: it could not be had within five seconds.
-    """
-    import aiohttp  # only where an issuer's keys are fetched: it would cost every start a tenth of a second
-
-    timeout = aiohttp.ClientTimeout(total=5)
-    try:
-        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url) as reply:
-            reply.raise_for_status()
-            return await reply.read()
-    except (aiohttp.ClientError, TimeoutError) as error:
-        raise Transient(f"{url}: {error}") from error
+def _is_fresh(connection: Any) -> bool:
+    """Whether no request has come on it yet."""
+    return getattr(connection, "cycle", None) is None

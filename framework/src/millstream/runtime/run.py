@@ -23,7 +23,7 @@ from ..telemetry.instrumentation import Telemetry
 from .adapters import AdapterContext, open_store, open_transport
 from .edge import Probes, build_edge
 from .gauges import GaugeSampler
-from .process import Server, Signals, bind, fetch, watchdog
+from .process import Server, Signals, bind, fetch
 from .runtime import Composition, Runtime
 from .services import load_services
 from .settings import Settings
@@ -36,7 +36,8 @@ Started = Callable[[str, float], None]
 SWITCH_SECONDS = 0.0005
 """How long a thread keeps the interpreter. The default of 5 ms is what a finished commit would wait for the loop."""
 DRAIN_SHARE = 0.6
-"""Share of the grace that running requests and handlers get; the rest is for relays, claims and engines."""
+"""Share that running requests and handlers get of the time up to the watchdog; the rest is for relays, claims and
+engines."""
 
 
 def run_up(settings: Settings, on_ready: Started | None = None) -> int:
@@ -66,8 +67,8 @@ class _Up:
 
     async def run(self) -> int:
         began = self.clock.monotonic()
-        signals = Signals()  # before a slow start
         settings = self.settings
+        signals = Signals(settings.http.grace)  # before a slow start
         listener = bind(settings.http.host, settings.http.port)
         host, port = listener.getsockname()[:2]
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
@@ -103,8 +104,9 @@ class _Up:
     ) -> None:
         settings, probes = self.settings, Probes(runtime)
         token = runtime.composition.entropy.token(24).hex()
-        app = build_edge(runtime, settings, probes, telemetry.exposition, token, fetch)
-        server = Server(app, listener, settings.http.grace * DRAIN_SHARE)
+        app = build_edge(runtime, settings, probes, telemetry.exposition, token, fetch, signals.received)
+        drain = (signals.watchdog.seconds - settings.http.drain_delay) * DRAIN_SHARE
+        server = Server(app, listener, drain)
         sampler = GaugeSampler(list(runtime.bound.values()), runtime.composition.transport, self.clock, telemetry)
         async with asyncio.TaskGroup() as group:
             group.create_task(server.run())
@@ -119,17 +121,16 @@ class _Up:
             if self.on_ready is not None:
                 self.on_ready(url, self.clock.monotonic() - began)
             await signals.received.wait()
-            timer = watchdog(settings.http.grace)
             telemetry.log("info", "draining", grace_s=settings.http.grace)
             probes.serving = False
             app.state.draining = True
             await self.clock.sleep(settings.http.drain_delay)
             sampler.stop()
             # Requests under way may still publish: the relays stop behind them.
-            group.create_task(runtime.stop_consuming(settings.http.grace * DRAIN_SHARE))
+            group.create_task(runtime.stop_consuming(drain))
             server.close()
         await runtime.stop(0)
-        timer.cancel()
+        signals.watchdog.cancel()
 
     async def _warn_if_weak(self, runtime: Runtime, telemetry: Telemetry) -> None:
         engines: list[tuple[str, Store | Transport]] = [("transport", runtime.composition.transport)]

@@ -34,6 +34,8 @@ GROUP_SECONDS = 0.008
 """A group stops growing after this time on the loop, so that requests and timers get their turn."""
 CHECKPOINT_PAGES = 2_000
 """8 MB of WAL: copy it into the database beside the running writer."""
+CHECKPOINT_PATIENCE_MS = 100
+"""How long a checkpoint waits for readers that are in its way."""
 RESTART_PAGES = 16_000
 """64 MB of WAL: the writer outran the copying; hold it for a moment so that the WAL starts again from its beginning."""
 
@@ -69,6 +71,8 @@ class SqliteFile:
         self._checkpointing = False
         self._closed = True
         self._wal_pages = 0
+        self._copied_pages = 0
+        self._restart_at = RESTART_PAGES
         self._hooks: list[Callable[[], object]] = []
         self._idle: asyncio.Future[None] | None = None
         self._lock_fd = -1
@@ -256,10 +260,15 @@ class SqliteFile:
         self._next()
 
     def _next(self) -> None:
-        if self._wal_pages >= RESTART_PAGES:
-            self._held = True
-        if self._wal_pages >= CHECKPOINT_PAGES and not self._checkpointing:
+        if self._wal_pages < self._copied_pages:
+            self._copied_pages, self._restart_at = 0, RESTART_PAGES  # the WAL started again from its beginning
+        if not self._checkpointing and self._wal_pages - self._copied_pages >= CHECKPOINT_PAGES:
             self._checkpointing = True
+            self._copied_pages = self._wal_pages
+            if self._wal_pages >= self._restart_at:
+                self._held = True
+                # A long read may keep the WAL from starting again: then not every commit shall wait for it.
+                self._restart_at = self._wal_pages + RESTART_PAGES
             mode = apsw.SQLITE_CHECKPOINT_RESTART if self._held else apsw.SQLITE_CHECKPOINT_PASSIVE
             self._checkpointer.submit(lambda: self._checkpoint(mode), self._checkpointed)
         self._resume()
@@ -281,6 +290,7 @@ class SqliteFile:
 
     def _checkpoint(self, mode: int) -> tuple[int, int]:
         connection = self.connect()
+        connection.set_busy_timeout(CHECKPOINT_PATIENCE_MS)
         try:
             return connection.wal_checkpoint("main", mode)
         finally:
@@ -290,7 +300,6 @@ class SqliteFile:
         self._checkpointing = False
         if error is not None:
             self._instrumentation.log("warning", "checkpoint_failed", store=self.name, error=str(error))
-        self._wal_pages = 0  # the next commit tells how long it really is
         if self._held:
             self._held = False
             if not self._running:

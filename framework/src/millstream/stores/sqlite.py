@@ -129,6 +129,7 @@ class SqliteStore:
     ) -> None:
         if self._scanner is not None:
             await self._scanner.aclose()
+            self._scanner = None
         if self._scan_connection is not None:
             self._scan_connection.close()
         await self.file.__aexit__(kind, error, trace)
@@ -161,7 +162,7 @@ class _SqliteSession:
             if len(rows) == 1:
                 self._connection.execute(sql, rows[0])  # a third of what executemany costs for one row
             else:
-                self._connection.executemany(sql, rows)
+                self._connection.executemany(sql, rows).fetchall()  # a statement with RETURNING stops at its first row
         except apsw.Error as error:
             raise _translated(error) from error
 

@@ -242,7 +242,7 @@ class Harness:
                 "millstream_held_keys h WHERE h.topic = o.topic AND (h.key = o.key OR h.row_id = o.id))",
                 "timers due": "SELECT COUNT(*) FROM millstream_timers WHERE due <= millstream_now()",
                 "lanes due or running": "SELECT COUNT(*) FROM millstream_lanes "
-                "WHERE state = 2 OR (state = 0 AND due <= millstream_now())",
+                "WHERE state = 2 OR (state IN (0, 4) AND due <= millstream_now())",
             }
             for what, sql in checks.items():
                 count = (await bound.store.query(sql))[0][0]

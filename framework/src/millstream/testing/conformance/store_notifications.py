@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 
-import pytest
-
 from ...errors import Refused
 from ...ports.store import Session, Store
 from .store_case import StoreCase, insert, rows_of
@@ -22,12 +20,16 @@ class Notifications(StoreCase):
     async def test_who_is_notified_sees_the_rows(self, store: Store, table: str) -> None:
         """R2: a notification comes after the commit: whoever it wakes sees what the transaction wrote."""
         signal = store.listen(table)
+
+        async def woken() -> int:
+            assert await signal.wait(PATIENCE) is True
+            return len(await rows_of(store, table))
+
         for number in range(20):
-            waiting = asyncio.get_running_loop().create_task(signal.wait(PATIENCE))
+            waiting = asyncio.get_running_loop().create_task(woken())
             await asyncio.sleep(0)
             await store.transact(_notifying(table, str(number)))
-            assert await waiting is True
-            assert len(await rows_of(store, table)) == number + 1
+            assert await waiting == number + 1
         signal.close()
 
     async def test_many_notifications_are_one(self, store: Store, table: str) -> None:
@@ -49,10 +51,15 @@ class Notifications(StoreCase):
             raise Refused("no")
 
         signal = store.listen(table)
-        others = asyncio.get_running_loop().create_task(store.transact(insert(table, "silent")))
-        with pytest.raises(Refused):
-            await store.transact(failing)
-        await others
+        loop = asyncio.get_running_loop()
+        others = [
+            loop.create_task(store.transact(_notifying(table, "before", f"{table}_other"))),
+            loop.create_task(store.transact(failing)),
+            loop.create_task(store.transact(_notifying(table, "behind", f"{table}_other"))),
+        ]
+        await asyncio.wait(others)
+        assert isinstance(others[1].exception(), Refused)
+        assert [name for name, _ in await rows_of(store, table)] == ["before", "behind"]
         assert await signal.wait(SOON) is False
         signal.close()
 
@@ -72,11 +79,18 @@ class Notifications(StoreCase):
         signal = store.listen(table)
         for turn in range(20):
             waiting = asyncio.get_running_loop().create_task(signal.wait(PATIENCE))
-            notifying = asyncio.get_running_loop().create_task(store.transact(_notifying(table, str(turn))))
-            for _ in range(turn % 5):
-                await asyncio.sleep(0)
-            waiting.cancel()
-            await asyncio.wait([waiting, notifying])
+            await asyncio.sleep(0)
+            notify = _notifying(table, str(turn))
+            if turn % 2:
+                await store.transact(notify)  # the notification and the cancellation meet in one turn of the loop
+                waiting.cancel()
+            else:
+                notifying = asyncio.get_running_loop().create_task(store.transact(notify))
+                for _ in range(turn // 2 % 5):
+                    await asyncio.sleep(0)
+                waiting.cancel()
+                await notifying
+            await asyncio.wait([waiting])
             if waiting.cancelled():
                 assert await signal.wait(PATIENCE) is True
         signal.close()
@@ -96,12 +110,12 @@ class Notifications(StoreCase):
 
 
 class _notifying:  # noqa: N801 - used as a function
-    """Work that inserts a row and notifies the channel named like the table."""
+    """Work that inserts a row and notifies a channel, the one named like the table by default."""
 
-    def __init__(self, table: str, name: str) -> None:
-        self._table, self._name = table, name
+    def __init__(self, table: str, name: str, channel: str = "") -> None:
+        self._table, self._name, self._channel = table, name, channel or table
 
     async def __call__(self, session: Session) -> None:
         await insert(self._table, self._name)(session)
-        session.notify(self._table)
-        session.notify(self._table)
+        session.notify(self._channel)
+        session.notify(self._channel)

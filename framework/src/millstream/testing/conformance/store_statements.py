@@ -47,9 +47,10 @@ class Statements(StoreCase):
                 await session.execute(f"UPDATE {table} SET n = 3 WHERE name = ?", "nobody"),
                 await session.execute(f"INSERT INTO {table} (name) VALUES ('a') ON CONFLICT DO NOTHING"),
                 await session.execute(f"DELETE FROM {table} WHERE name = 'a'"),
+                await session.execute(f"SELECT name FROM {table}"),
             ]
 
-        assert await store.transact(work) == [2, 0, 0, 1]
+        assert await store.transact(work) == [2, 0, 0, 1, 0]
 
     async def test_fetch_returns_rows_and_returning_too(self, store: Store, table: str) -> None:
         """`fetch` returns all rows, of RETURNING too; `fetch_one` the first, or None."""
@@ -75,6 +76,12 @@ class Statements(StoreCase):
 
         await store.transact(work)
         assert [name for name, _ in await rows_of(store, table)] == names
+
+    async def test_execute_many_runs_for_every_row_with_returning_too(self, store: Store, table: str) -> None:
+        """`execute_many` reads no result, and a statement that has one still runs for each row."""
+        sql = f"INSERT INTO {table} (name) VALUES (?) RETURNING id"
+        await store.transact(lambda session: session.execute_many(sql, [("a",), ("b",), ("c",)]))
+        assert [name for name, _ in await rows_of(store, table)] == ["a", "b", "c"]
 
     async def test_insert_new_says_what_was_new(self, store: Store, table: str) -> None:
         """C2: a flag for each row, also where the same row comes twice in one call; order and other rows are kept."""

@@ -75,20 +75,26 @@ class Waits(StoreCase):
         assert await rows_of(store, table) == []
 
     async def test_cancelled_before_it_started_it_never_runs(self, store: Store, table: str) -> None:
-        """T2: a transaction that is cancelled while it waits for its turn leaves nothing."""
-        started: list[str] = []
+        """T2: a transaction that is cancelled while it waits for its turn never runs and leaves nothing."""
+        for turns in range(6):
+            started: list[int] = []
 
-        async def work(session: Session) -> None:
-            started.append("ran")
-            await insert(table, "a")(session)
+            async def work(session: Session, turns: int = turns, started: list[int] = started) -> None:
+                started.append(turns)
+                await insert(table, f"a {turns}")(session)
 
-        task = asyncio.get_running_loop().create_task(store.transact(work))
-        task.cancel()
-        await within(asyncio.wait([task]))
-        await store.transact(insert(table, "b"))
-        assert task.cancelled()
-        assert started == []
-        assert await rows_of(store, table) == [("b", 0)]
+            task = asyncio.get_running_loop().create_task(store.transact(work))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            if started:
+                await within(asyncio.wait([task]))
+                return
+            task.cancel()
+            await within(asyncio.wait([task]))
+            await store.transact(insert(table, f"b {turns}"))
+            assert task.cancelled()
+            assert started == []
+            assert f"a {turns}" not in [name for name, _ in await rows_of(store, table)]
 
     async def test_started_means_committed_whenever_it_is_cancelled(self, store: Store, table: str) -> None:
         """T2: cancelled at any moment, work that started commits whole, and work that did not start never runs."""

@@ -101,7 +101,8 @@ class Reading(TransportCase):
             await within(asyncio.wait([publishing]))
             await asyncio.wait([waiting], timeout=0.01)
             if (await log.bounds(topic, 0)).latest > before.latest:
-                assert values(await within(waiting)) == [f"k:{turn}"]
+                woken_by = await within(waiting)
+                assert list(woken_by) == (await everything(log, topic, 0, after=before.latest))[: len(woken_by)]
             waiting.cancel()
             await within(asyncio.wait([waiting]))
             await reader.aclose()
