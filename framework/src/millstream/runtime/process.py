@@ -144,7 +144,7 @@ class _UnderOurSignals(uvicorn.Server):
         for listener in sockets or []:
             listener.close()
         until = time.monotonic() + FRESH_SECONDS
-        while time.monotonic() < until and any(_is_fresh(c) for c in self.server_state.connections):
+        while time.monotonic() < until and any(_is_fresh(c) for c in self.server_state.connections):  # noqa: ASYNC110 - uvicorn tells nobody
             await asyncio.sleep(0.005)
         await super().shutdown(sockets)
 
@@ -152,3 +152,20 @@ class _UnderOurSignals(uvicorn.Server):
 def _is_fresh(connection: Any) -> bool:
     """Whether no request has come on it yet."""
     return getattr(connection, "cycle", None) is None
+
+
+async def fetch(url: str) -> bytes:
+    """The body under a URL, for an issuer's keys.
+
+    Raises:
+        Transient: it could not be had within five seconds.
+    """
+    import aiohttp  # only where an issuer's keys are fetched: it would cost every start a tenth of a second
+
+    timeout = aiohttp.ClientTimeout(total=5)
+    try:
+        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url) as reply:
+            reply.raise_for_status()
+            return await reply.read()
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise Transient(f"{url}: {error}") from error
