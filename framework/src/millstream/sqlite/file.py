@@ -13,6 +13,7 @@ import fcntl
 import os
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -69,6 +70,7 @@ class SqliteFile:
         self._running = False
         self._held = False
         self._checkpointing = False
+        self._committing = False
         self._closed = True
         self._wal_pages = 0
         self._copied_pages = 0
@@ -89,6 +91,7 @@ class SqliteFile:
             self._writer = self.connect()
             self._writer.wal_autocheckpoint(0)
             self._writer.set_wal_hook(self._on_wal)
+            self._writer.set_commit_hook(lambda: not self._committing)
             self.reader = self.connect(read_only=True)
         except apsw.Error as error:
             self._unlock()
@@ -220,13 +223,18 @@ class SqliteFile:
         else:
             error = None
             try:
-                writer.execute("COMMIT")  # nothing to sync: not worth a trip to the thread
+                self._commit()  # nothing to sync: not worth a trip to the thread
             except apsw.Error as caught:
                 error = caught
             self._settle(members, error)
 
     def _commit(self) -> None:
-        self._writer.execute("COMMIT")
+        # The hook turns any other COMMIT, one in a member's own SQL, into a rollback: it would keep half of a group.
+        self._committing = True
+        try:
+            self._writer.execute("COMMIT")
+        finally:
+            self._committing = False
 
     def _settle(
         self, members: list[tuple[asyncio.Future[Any], Any, BaseException | None]], error: BaseException | None
@@ -248,8 +256,9 @@ class SqliteFile:
         self._next()
 
     def _fail(self, members: list[tuple[asyncio.Future[Any], Any, BaseException | None]], error: BaseException) -> None:
-        if self._writer.in_transaction:
-            self._writer.execute("ROLLBACK")
+        with suppress(apsw.Error):  # a disk that refuses this too: the next group says so, and nobody waits for ever
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
         self._hooks = []
         for future, _, failure in members:
             if not future.done():

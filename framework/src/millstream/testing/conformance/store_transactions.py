@@ -197,6 +197,20 @@ class Transactions(StoreCase):
                 await asyncio.sleep(0)
         assert len(await rows_of(store, table)) == 160
 
+    async def test_work_cannot_end_its_transaction(self, store: Store, table: str) -> None:
+        """T2: COMMIT or ROLLBACK in the SQL of the work is an error, and nothing of the transaction is kept."""
+        for sql in ("COMMIT", "ROLLBACK", "END"):
+
+            async def work(session: Session, sql: str = sql) -> None:
+                await insert(table, sql)(session)
+                await session.execute(sql)
+                await insert(table, f"behind {sql}")(session)
+
+            with pytest.raises(MillstreamError):
+                await store.transact(work)
+        await store.transact(insert(table, "still works"))
+        assert await rows_of(store, table) == [("still works", 0)]
+
     async def test_a_session_ends_with_its_transaction(self, store: Store, table: str) -> None:
         """A session that work kept is of no use afterwards: it cannot write into somebody else's transaction."""
         kept: list[Session] = []
