@@ -214,11 +214,9 @@ class Kernel:
             instrumentation=Silent(),
             service="shop",
         )
-        async with asyncio.TaskGroup() as group:
-            with suppress(TransportUnavailable):  # it would wait and come again; the rows are still there
-                while await relay._round(group):
-                    await self.wait_for(lambda: not relay._undeleted)
-            await self.wait_for(lambda: not relay._undeleted)
+        with suppress(TransportUnavailable):  # it would wait and come again; the rows are still there
+            while await relay._round():
+                pass
         relay._signal.close()
 
     # -- looking ------------------------------------------------------------------------------------------------

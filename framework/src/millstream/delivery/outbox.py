@@ -7,6 +7,7 @@ statement and before the first row (rule T4). The slots are `crc32(topic, key) m
 from __future__ import annotations
 
 import zlib
+from functools import lru_cache
 
 import msgspec
 
@@ -153,4 +154,9 @@ def slot_of(topic: str, key: str | None) -> int:
     """The lock slot of a key; rows without a key are ordered with no other and stand under slot 0."""
     if key is None:
         return 0
-    return zlib.crc32(key.encode("utf-8", "surrogatepass"), zlib.crc32(topic.encode())) % SLOTS
+    return zlib.crc32(key.encode("utf-8", "surrogatepass"), _start(topic)) % SLOTS
+
+
+@lru_cache(maxsize=1024)
+def _start(topic: str) -> int:
+    return zlib.crc32(topic.encode())

@@ -2,7 +2,7 @@
 
 It sees committed rows only, because it reads beside the writer. A crash between confirmation and deletion repeats the
 rows; the inbox drops the copies. There is no floor below which it does not look: a transaction that commits late
-leaves rows with small ids. Rows that are confirmed but not yet deleted are passed over by their exact ids.
+leaves rows with small ids.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ __all__ = ["Relay"]
 
 BATCH = 500
 SWEEP_SECONDS = 1.0
-UNDELETED_LIMIT = 4 * BATCH
-"""Confirmed rows whose deletion is not durable yet: beyond this the relay waits for the store."""
 _AWAY = Retry(first="100ms", cap="5s")
 
 _ROWS = """
@@ -61,7 +59,6 @@ class Relay:
         self._labels = (("service", service),)
         self._slots = (SLOTS * shard // shards, SLOTS * (shard + 1) // shards)
         self._signal = store.listen(OUTBOX_CHANNEL)
-        self._undeleted: set[int] = set()
         self._partitions: dict[str, int] = {}
         self._missing: set[str] = set()
         self._look_again = 0.0
@@ -70,19 +67,18 @@ class Relay:
     async def run(self) -> None:
         """Forward until stopped; on `stop`, what is in hand is confirmed and deleted first."""
         failures = 0
-        async with asyncio.TaskGroup() as group:
-            while not self._stopping:
-                try:
-                    forwarded = await self._round(group)
-                    failures = 0
-                except (TransportUnavailable, StoreUnavailable) as error:
-                    failures += 1
-                    delay = _AWAY.delay(failures, self._entropy.random())
-                    self._instrumentation.log("warning", "relay_waits", error=str(error), delay_s=delay)
-                    await self._clock.sleep(delay)
-                    continue
-                if not forwarded and not self._stopping:
-                    await self._signal.wait(SWEEP_SECONDS)
+        while not self._stopping:
+            try:
+                forwarded = await self._round()
+                failures = 0
+            except (TransportUnavailable, StoreUnavailable) as error:
+                failures += 1
+                delay = _AWAY.delay(failures, self._entropy.random())
+                self._instrumentation.log("warning", "relay_waits", error=str(error), delay_s=delay)
+                await self._clock.sleep(delay)
+                continue
+            if not forwarded and not self._stopping:
+                await self._signal.wait(SWEEP_SECONDS)
         self._signal.close()
 
     def stop(self) -> None:
@@ -90,14 +86,12 @@ class Relay:
         self._stopping = True
         self._signal.set()
 
-    async def _round(self, group: asyncio.TaskGroup) -> bool:
+    async def _round(self) -> bool:
         """Forward the oldest rows; False when there was nothing to do."""
-        rows = await self._oldest(BATCH + len(self._undeleted))
-        undeleted = self._undeleted
-        fresh = [row for row in rows if row[0] not in undeleted] if undeleted else rows
-        if not fresh:
+        rows = await self._oldest(BATCH)
+        if not rows:
             return False
-        by_place = await self._placed(fresh)
+        by_place = await self._placed(rows)
         if not by_place:
             return bool(self._missing)  # the window was full of them: look at what lies behind
         confirmed: list[int] = []
@@ -114,11 +108,8 @@ class Relay:
                 ]
             error = next((e for e in (t.result() for t in tasks) if e is not None), None)
         if confirmed:
-            undeleted.update(confirmed)
             self._instrumentation.count("millstream_relayed_total", self._labels, len(confirmed))
-            deleting = group.create_task(self._delete(confirmed))
-            if len(undeleted) > UNDELETED_LIMIT:
-                await deleting
+            await self._delete(confirmed)
         for row, reason in refused:
             await self._hold(row, reason)
         if error is not None:
@@ -191,7 +182,6 @@ class Relay:
         except StoreUnavailable as error:
             # They will be published again and dropped by every inbox: repeated, never lost.
             self._instrumentation.log("warning", "relay_delete_failed", error=str(error), rows=len(ids))
-        self._undeleted.difference_update(ids)
 
     async def _hold(self, row: Row, reason: str) -> None:
         id_, topic, key = row[0], row[1], row[2]
