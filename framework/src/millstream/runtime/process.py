@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import signal
 import socket
 import sys
@@ -26,7 +27,7 @@ __all__ = ["Server", "Signals", "Watchdog", "bind", "fetch"]
 
 WATCHDOG_MARGIN = 2.0
 FRESH_SECONDS = 0.5
-"""How long a connection that was accepted just before the listener closed may take to send its request."""
+"""How long connections that were made just before the listener closes may take to be accepted and to send a request."""
 
 
 class Signals:
@@ -52,7 +53,7 @@ class Signals:
 
 
 class Watchdog:
-    """Ends the process shortly before `grace` seconds after `start` are over. A thread: the event loop may be what hangs.
+    """Ends the process shortly before `grace` seconds from `start` on are over, in a thread: the loop may be what hangs.
 
     The thread is there from the beginning, because a signal's handler must not make one.
     """
@@ -139,12 +140,18 @@ class _UnderOurSignals(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close the listener; answer also those who were connected by then and whose request is still on its way."""
+        listeners = sockets or []
+        until = time.monotonic() + FRESH_SECONDS
+        # Closing a listener resets who stands in its queue: let nobody new in, and close it when it is empty.
+        for listener in listeners:
+            listener.listen(0)
+        while select.select(listeners, [], [], 0)[0] and time.monotonic() < until:  # noqa: ASYNC110 - the loop accepts
+            await asyncio.sleep(0)
         for server in self.servers:
             server.close()
-        for listener in sockets or []:
+        for listener in listeners:
             listener.close()
-        until = time.monotonic() + FRESH_SECONDS
-        while time.monotonic() < until and any(_is_fresh(c) for c in self.server_state.connections):  # noqa: ASYNC110 - uvicorn tells nobody
+        while any(map(_is_fresh, self.server_state.connections)) and time.monotonic() < until:  # noqa: ASYNC110 - as above
             await asyncio.sleep(0.005)
         await super().shutdown(sockets)
 
