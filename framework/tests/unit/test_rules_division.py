@@ -27,7 +27,7 @@ async def test_c10_a_worker_gives_back_what_belongs_to_one_that_came_later(kerne
     engines = Engines(kernel.store, kernel.log, kernel.clock, SystemEntropy(), kernel.ids, Silent(), kernel.limits)
     first, second = (Worker("shop", [registered], [], engines, name) for name in ("a", "b"))
 
-    async def holders() -> set[tuple[str, int]]:
+    async def holders() -> set[tuple[str | None, int]]:
         rows = await kernel.store.query(
             "SELECT owner, COUNT(*) FROM millstream_claims WHERE subscription = ? GROUP BY owner", registered.id
         )
@@ -40,7 +40,7 @@ async def test_c10_a_worker_gives_back_what_belongs_to_one_that_came_later(kerne
             await asyncio.sleep(0.001)
         raise AssertionError(f"it did not come about; claims are with {await holders()}")
 
-    async def reaches(wanted: set[tuple[str, int]]) -> bool:
+    async def reaches(wanted: set[tuple[str | None, int]]) -> bool:
         return await holders() == wanted
 
     async with asyncio.TaskGroup() as group:

@@ -6,7 +6,7 @@ Decorators return the function unchanged, so it stays callable in a plain test.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast, overload
 
 import msgspec
 
@@ -21,8 +21,27 @@ from .route import Route
 
 __all__ = ["Consumes", "Resource", "Schedule", "Service"]
 
+E = TypeVar("E")
+P = ParamSpec("P")
+R = TypeVar("R", bound=Awaitable[Any])
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 G = TypeVar("G", bound=Callable[..., AsyncIterator[Any]])
+
+
+class Declares(Protocol[E]):
+    """A decorator for functions whose first parameter takes the declared events, or a list of them."""
+
+    @overload
+    def __call__(self, function: Callable[Concatenate[E, P], R]) -> Callable[Concatenate[E, P], R]: ...
+
+    @overload
+    def __call__(self, function: Callable[Concatenate[list[E], P], R]) -> Callable[Concatenate[list[E], P], R]: ...
+
+
+class DeclaresEffect(Protocol[E]):
+    """A decorator for functions whose first parameter takes the declared events."""
+
+    def __call__(self, function: Callable[Concatenate[E, P], R]) -> Callable[Concatenate[E, P], R]: ...
 
 
 class Consumes(msgspec.Struct, frozen=True, eq=False):
@@ -81,13 +100,13 @@ class Service:
 
     def on(
         self,
-        *events: type[Any],
+        *events: type[E],
         name: str,
         retry: Retry = Retry(),  # noqa: B008 - immutable
         after_dead_letter: AfterDeadLetter = "hold",
         sequence: Sequence | None = None,
         start: Start = "earliest",
-    ) -> Callable[[F], F]:
+    ) -> Declares[E]:
         """Handle events of one topic in a transaction: `async (event, tx) -> event(s) or None`.
 
         A parameter typed `list[Event]` receives up to a batch at once. `name` is the subscription: keep it stable, it
@@ -98,25 +117,31 @@ class Service:
             the letter; `go_on` lets the next message run.
         start: where a subscription begins that the store has never seen.
         """
-        return self._consume(events, name, False, retry, after_dead_letter, 30.0, 1, sequence, start)
+        return cast(
+            Declares[E],
+            self._consume(events, name, False, retry, after_dead_letter, 30.0, 1, sequence, start),
+        )
 
     def effect(
         self,
-        *events: type[Any],
+        *events: type[E],
         name: str,
         retry: Retry = Retry(),  # noqa: B008 - immutable
         after_dead_letter: AfterDeadLetter = "hold",
         timeout: Duration = "10s",
         concurrency: int = 16,
         start: Start = "earliest",
-    ) -> Callable[[F], F]:
+    ) -> DeclaresEffect[E]:
         """Call the outside world for each event: `async (event, call) -> event(s) or None`, at least once.
 
         Lanes run side by side, `concurrency` calls at once in a process; a slow call delays only its own key. What it
         returns is published when its outcome is recorded. `call.idempotency_key` and `call.fence` are for the other
         side.
         """
-        return self._consume(events, name, True, retry, after_dead_letter, seconds(timeout), concurrency, None, start)
+        return cast(
+            DeclaresEffect[E],
+            self._consume(events, name, True, retry, after_dead_letter, seconds(timeout), concurrency, None, start),
+        )
 
     def _consume(
         self,
