@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from functools import partial
-from typing import Protocol, cast
+from typing import cast
 
 import msgspec
 
@@ -21,7 +21,6 @@ from ..ports.instrumentation import Instrumentation
 from ..ports.store import Session, Store
 from ..ports.transport import Transport
 from ..ports.wake import Wake
-from ..resilience.backoff import Retry
 from . import claims
 from .claims import RELAY, Claim, Division
 from .consumer import Consumer
@@ -33,11 +32,10 @@ from .outbox import Origin
 from .registration import Registered
 from .relay import Relay
 from .replay import registration_of
+from .supervision import RESTART, Part, Supervised
 from .timers import ScheduleRunner, Ticking, TimerMover
 
 __all__ = ["Engines", "Worker"]
-
-_RESTART = Retry(first="200ms", cap="30s")
 
 
 class Engines(msgspec.Struct, frozen=True, eq=False):
@@ -70,12 +68,19 @@ class Worker:
         self._registered = {r.id: r for r in subscriptions}
         self._slots = {r.id: Slots(r.subscription.concurrency) for r in subscriptions}
         self._schedules = [
-            ScheduleRunner(
-                t,
-                engines.store,
-                Origin(f"/{service}", engines.ids),
+            Supervised(
+                ScheduleRunner(
+                    t,
+                    engines.store,
+                    Origin(f"/{service}", engines.ids),
+                    clock=engines.clock,
+                    instrumentation=engines.instrumentation,
+                ),
+                f"schedule {service}/{t.name}",
                 clock=engines.clock,
+                entropy=engines.entropy,
                 instrumentation=engines.instrumentation,
+                labels=(("service", service),),
             )
             for t in schedules
         ]
@@ -191,7 +196,7 @@ class Worker:
                 shard=claim.partition,
                 shards=e.relay_shards,
             )
-            parts: list[_Part] = [relay]
+            parts: list[Part] = [relay]
             if claim.partition == 0:
                 parts.append(TimerMover(e.store, clock=e.clock, instrumentation=e.instrumentation))
                 retention = Retention(inbox_seconds=e.limits.inbox_retention_seconds)
@@ -241,7 +246,7 @@ class Worker:
 
     def _failed(self, place: tuple[int, int], errors: BaseExceptionGroup[BaseException]) -> None:
         failures = self._failures[place] = self._failures.get(place, 0) + 1
-        pause = _RESTART.delay(failures, self._e.entropy.random())
+        pause = RESTART.delay(failures, self._e.entropy.random())
         self._not_before[place] = self._e.clock.monotonic() + pause
         self._e.clock.call_later(pause, self._wake.set)
         first = _first(errors)
@@ -269,18 +274,10 @@ class Worker:
             signal.close()
 
 
-class _Part(Protocol):
-    """Something that runs until it is stopped."""
-
-    async def run(self) -> None: ...
-
-    def stop(self) -> None: ...
-
-
 class _Held:
     """A claim and what runs under it."""
 
-    def __init__(self, claim: Claim, parts: Sequence[_Part], consumer: Consumer | None) -> None:
+    def __init__(self, claim: Claim, parts: Sequence[Part], consumer: Consumer | None) -> None:
         self.claim = claim
         self.parts = parts
         self.consumer = consumer

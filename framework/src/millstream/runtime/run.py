@@ -13,6 +13,7 @@ import uvloop
 
 from ..clock import SystemClock
 from ..delivery.consumption import Limits
+from ..delivery.supervision import Supervised
 from ..errors import Misconfigured
 from ..http.admin_file import AdminFile, remove_admin_file, write_admin_file
 from ..ids import SystemEntropy
@@ -107,7 +108,14 @@ class _Up:
         app = build_edge(runtime, settings, probes, telemetry.exposition, token, fetch, signals.received)
         drain = (signals.watchdog.seconds - settings.http.drain_delay) * DRAIN_SHARE
         server = Server(app, listener, drain)
-        sampler = GaugeSampler(list(runtime.bound.values()), runtime.composition.transport, self.clock, telemetry)
+        sampler = Supervised(
+            GaugeSampler(list(runtime.bound.values()), runtime.composition.transport, self.clock, telemetry),
+            "gauges",
+            clock=self.clock,
+            entropy=runtime.composition.entropy,
+            instrumentation=telemetry,
+            labels=(("service", "millstream"),),
+        )
         async with asyncio.TaskGroup() as group:
             group.create_task(server.run())
             group.create_task(sampler.run())
