@@ -9,7 +9,7 @@ from pathlib import Path
 
 import apsw
 import pytest
-from millstream.errors import StoreUnavailable
+from millstream.errors import BadStatement, StoreUnavailable
 from millstream.ports.store import Session, Store
 from millstream.sqlite.file import SqliteFile
 from millstream.stores.sqlite import SqliteStore
@@ -82,3 +82,17 @@ async def test_a_hook_of_a_failing_member_is_never_called(tmp_path: Path) -> Non
         await asyncio.wait(tasks)
         assert [task.exception() is None for task in tasks] == [False, True, False]
         assert called == ["good"]
+
+
+@pytest.mark.parametrize("sql", ["COMMIT", "  rollback;", "SAVEPOINT x", "PRAGMA synchronous=OFF", "begin"])
+async def test_statements_that_would_split_the_shared_transaction_are_refused_by_name(sql: str, tmp_path: Path) -> None:
+    async with SqliteStore(tmp_path / "store.db") as store:
+        await store.script("CREATE TABLE things (id INTEGER)")
+
+        async def work(session: Session) -> None:
+            await session.execute("INSERT INTO things VALUES (1)")
+            await session.execute(sql)
+
+        with pytest.raises(BadStatement, match="inside a transaction"):
+            await store.transact(work)
+        assert await store.query("SELECT * FROM things") == []

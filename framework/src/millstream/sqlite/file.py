@@ -75,7 +75,7 @@ class SqliteFile:
         self._wal_pages = 0
         self._copied_pages = 0
         self._restart_at = RESTART_PAGES
-        self._hooks: list[Callable[[], object]] = []
+        self._hooks: dict[Callable[[], object], None] = {}
         self._idle: asyncio.Future[None] | None = None
         self._lock_fd = -1
 
@@ -184,8 +184,7 @@ class SqliteFile:
     def after_commit(self, hook: Callable[[], object]) -> None:
         """From inside `work`: call `hook` on the loop once this group is durable, once for all members that ask for the
         same; never if the group fails."""
-        if hook not in self._hooks:
-            self._hooks.append(hook)
+        self._hooks[hook] = None
 
     def _run_group(self) -> None:
         writer, waiting = self._writer, self._waiting
@@ -206,7 +205,8 @@ class SqliteFile:
                     members.append((future, result, None))
                 except BaseException as error:  # whatever it is, it belongs to the member that raised it
                     members.append((future, None, error))
-                    del self._hooks[hooks:]
+                    while len(self._hooks) > hooks:
+                        self._hooks.popitem()
                     # A full disk or an I/O error may have ended the whole transaction, the other members included.
                     if not writer.in_transaction:
                         raise StoreUnavailable(f"{self.path}: the engine ended the transaction: {error}") from error
@@ -248,7 +248,7 @@ class SqliteFile:
                     future.set_result(result)
                 else:
                     future.set_exception(failure)
-        hooks, self._hooks = self._hooks, []
+        hooks, self._hooks = self._hooks, {}
         for hook in hooks:
             hook()
         self._instrumentation.count("millstream_store_commits_total", self._labels)
@@ -259,7 +259,7 @@ class SqliteFile:
         with suppress(apsw.Error):  # a disk that refuses this too: the next group says so, and nobody waits for ever
             if self._writer.in_transaction:
                 self._writer.execute("ROLLBACK")
-        self._hooks = []
+        self._hooks = {}
         for future, _, failure in members:
             if not future.done():
                 unavailable = StoreUnavailable(f"{self.path}: nothing of this transaction was kept: {error}")

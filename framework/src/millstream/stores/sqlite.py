@@ -7,6 +7,7 @@ names the line (rule T3).
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
@@ -26,6 +27,9 @@ from ..sqlite.thread import WorkerThread
 __all__ = ["SqliteStore", "open_store"]
 
 R = TypeVar("R")
+_CONTROL = frozenset(
+    {"BEGIN", "COMMIT", "END", "ROLLBACK", "SAVEPOINT", "RELEASE", "PRAGMA", "ATTACH", "DETACH", "VACUUM"}
+)
 
 
 class SqliteStore:
@@ -150,6 +154,7 @@ class _SqliteSession:
     async def execute(self, sql: str, *params: Param) -> int:
         try:
             connection = self._connection
+            _statement(sql)
             before = connection.total_changes()
             connection.execute(sql, params).fetchall()
             # changes() keeps the number of an earlier statement when this one is no write at all.
@@ -159,6 +164,7 @@ class _SqliteSession:
 
     async def execute_many(self, sql: str, rows: Sequence[Sequence[Param]]) -> None:
         try:
+            _statement(sql)
             if len(rows) == 1:
                 self._connection.execute(sql, rows[0])  # a third of what executemany costs for one row
             else:
@@ -168,12 +174,14 @@ class _SqliteSession:
 
     async def fetch(self, sql: str, *params: Param) -> list[Row]:
         try:
+            _statement(sql)
             return self._connection.execute(sql, params).fetchall()
         except apsw.Error as error:
             raise _translated(error) from error
 
     async def fetch_one(self, sql: str, *params: Param) -> Row | None:
         try:
+            _statement(sql)
             rows = self._connection.execute(sql, params).fetchall()
         except apsw.Error as error:
             raise _translated(error) from error
@@ -198,6 +206,7 @@ class _SqliteSession:
         # A statement takes microseconds here: queueing would only move the error away from its line.
         try:
             connection = self._connection
+            _statement(sql)
             before = connection.total_changes()
             connection.execute(sql, params).fetchall()
             changed = connection.changes() if connection.total_changes() != before else 0
@@ -246,6 +255,21 @@ class _Signal(Wake):
     def close(self) -> None:
         if self in self._among:
             self._among.remove(self)
+
+
+@lru_cache(maxsize=4096)
+def _statement(sql: str) -> None:
+    """Refuse what would end or split the transaction that the group shares. Remembered by text: it costs nothing.
+
+    Raises:
+        BadStatement: names the statement.
+    """
+    words = sql.split(None, 1)
+    if words and words[0].upper().rstrip(";") in _CONTROL:
+        raise BadStatement(
+            f"{words[0]} inside a transaction: it begins and ends with the handler; a part that may fail belongs into a "
+            "handler of its own"
+        )
 
 
 def _translated(error: apsw.Error) -> MillstreamError:
