@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import pytest
+from millstream.errors import TransportUnavailable
+from millstream.message import Record
+
 from .conftest import OPERATOR, Shop, new_order
 
 
@@ -95,3 +101,22 @@ async def test_a_list_of_orders_is_the_callers_own_newest_first_in_pages(shop: S
     assert [order["id"] for order in following.json()] == mine[1::-1]
     assert "link" not in following.headers
     assert len(await shop.operator("/orders")) == 6
+
+
+async def test_a_payment_is_found_from_the_moment_its_order_names_it(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(topic: str, partition: int, records: Sequence[Record]) -> int:
+        raise TransportUnavailable("the log is away: the payments service has not heard of the order")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shop.ms.transport, "publish", away)
+        order_id = await shop.place()
+        payment = await shop.payment_of(order_id)
+        assert payment == {
+            "id": payment["id"], "order_id": order_id, "state": "CREATED", "amount": 350, "captured": 0, "refunded": 0,
+            "attempts": [],
+        }  # fmt: skip
+        assert (await shop.ms.call("GET", f"/payments/{payment['id']}", subject="bob")).status == 404
+    await shop.until_state(order_id, "CONFIRMED")
+    assert (await shop.payment_of(order_id))["state"] == "SUCCESS"

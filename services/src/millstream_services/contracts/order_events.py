@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from millstream import Event
 
-__all__ = ["OrderAdvanced", "OrderCancelled", "OrderConfirmed", "OrderEvent", "OrderFailed", "OrderPlaced", "RefundDue"]
+__all__ = ["OrderAdvanced", "OrderCancelled", "OrderConfirmed", "OrderFailed", "OrderPlaced", "RefundDue"]
 
 
 class OrderPlaced(Event, topic="orders", key="order_id", version=1):
@@ -64,7 +64,3 @@ class RefundDue(Event, topic="orders", key="order_id", version=1):
     order_id: str
     payment_id: str
     reason: str
-
-
-OrderEvent = OrderPlaced | OrderConfirmed | OrderFailed | OrderCancelled | OrderAdvanced | RefundDue
-"""Any of them."""

@@ -1,10 +1,14 @@
-"""Facts about payments: topic `payments`, in order per order id. Amounts are in minor units of `currency`."""
+"""Facts about payments (topic `payments`) and refunds (topic `refunds`), each in order per order id.
+
+Amounts are in minor units of `currency`. Refunds have a topic of their own because who follows the payment of an order
+need not read them, and the other way round.
+"""
 
 from __future__ import annotations
 
 from millstream import Event
 
-__all__ = ["PaymentEvent", "PaymentFailed", "PaymentOpened", "PaymentRefunded", "PaymentSucceeded", "RefundFailed"]
+__all__ = ["PaymentFailed", "PaymentOpened", "PaymentRefunded", "PaymentSucceeded", "RefundFailed"]
 
 
 class PaymentOpened(Event, topic="payments", key="order_id", version=1):
@@ -36,7 +40,7 @@ class PaymentFailed(Event, topic="payments", key="order_id", version=1):
     reason: str
 
 
-class PaymentRefunded(Event, topic="payments", key="order_id", version=1):
+class PaymentRefunded(Event, topic="refunds", key="order_id", version=1):
     """A refund reached the provider's book. `refunded` is the sum over all refunds of the payment."""
 
     order_id: str
@@ -48,7 +52,7 @@ class PaymentRefunded(Event, topic="payments", key="order_id", version=1):
     currency: str
 
 
-class RefundFailed(Event, topic="payments", key="order_id", version=1):
+class RefundFailed(Event, topic="refunds", key="order_id", version=1):
     """The provider refused a refund; an operator has a case about it."""
 
     order_id: str
@@ -57,7 +61,3 @@ class RefundFailed(Event, topic="payments", key="order_id", version=1):
     owner: str
     amount: int
     reason: str
-
-
-PaymentEvent = PaymentOpened | PaymentSucceeded | PaymentFailed | PaymentRefunded | RefundFailed
-"""Any of them."""

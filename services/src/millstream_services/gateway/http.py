@@ -7,9 +7,8 @@ caller's answers 404, in the same words as what does not exist.
 from __future__ import annotations
 
 from millstream import Caller
-from millstream.http import Accepted, Created, Reply
-from millstream.http.problems import Problem
-from millstream.http.requests import Headers
+from millstream.contracts import RpcError, Status
+from millstream.http import Accepted, Created, Headers, Problem, Reply
 
 from ..contracts.notifications import Notifications
 from ..contracts.notifications import pb as notifications_pb
@@ -95,10 +94,23 @@ async def create_payment(body: NewPayment, caller: Caller, orders: Orders, payme
     return Created(payment_body(created), location=f"/payments/{created.id}")
 
 
-async def get_payment(payment_id: str, caller: Caller, payments: Payments) -> Payment:
-    """One payment with its attempts."""
-    found = await payments.get_payment(payments_pb.GetPaymentRequest(id=payment_id), caller=caller)
-    return payment_body(found.payment)
+async def get_payment(payment_id: str, caller: Caller, payments: Payments, orders: Orders) -> Payment:
+    """One payment with its attempts. From the moment an order names its payment this finds it: until the payments
+    service has heard of it, it is as the order asked for it."""
+    request = payments_pb.GetPaymentRequest(id=payment_id)
+    try:
+        return payment_body((await payments.get_payment(request, caller=caller)).payment)
+    except RpcError as error:
+        if error.status != Status.NOT_FOUND:
+            raise
+    try:
+        waiting = (await orders.get_order(orders_pb.GetOrderRequest(payment_id=payment_id), caller=caller)).order
+    except RpcError as error:
+        if error.status != Status.NOT_FOUND:
+            raise
+        # Nobody's, or settled between the two questions: the payments service has the last word.
+        return payment_body((await payments.get_payment(request, caller=caller)).payment)
+    return Payment(payment_id, waiting.id, "CREATED", waiting.total, 0, 0, [])
 
 
 async def create_refund(payment_id: str, body: NewRefund, caller: Caller, payments: Payments) -> Accepted[RefundBody]:

@@ -29,7 +29,10 @@ TIMEOUT_SECONDS = 8.0
 
 
 class Mailer(Protocol):
-    """Takes letters."""
+    """Takes letters. sends: whether there is a mail server at all."""
+
+    @property
+    def sends(self) -> bool: ...
 
     async def send(self, letter: Letter, message_id: str) -> None:
         """Hand a letter to the mail server. A repeat has the same Message-ID, by which mail systems drop copies.
@@ -43,6 +46,8 @@ class Mailer(Protocol):
 class Unsent:
     """No mail server: letters are recorded in the service's table and go nowhere else."""
 
+    sends = False
+
     async def send(self, letter: Letter, message_id: str) -> None:
         return None
 
@@ -52,6 +57,8 @@ class SmtpMailer:
 
     sender: the From address. domain: added to customers that are no mail address themselves.
     """
+
+    sends = True
 
     def __init__(self, url: str, sender: str, domain: str) -> None:
         parts = urlsplit(url)

@@ -11,7 +11,7 @@ from ..contracts.notifications import Notifications
 from ..contracts.order_events import OrderAdvanced, OrderCancelled, OrderConfirmed, OrderFailed
 from ..contracts.payment_events import PaymentRefunded
 from . import handlers
-from .events import MailSent
+from .events import LetterSent, LetterWritten
 from .mailer import Mailer, SmtpMailer, Unsent
 
 __all__ = ["notifications"]
@@ -21,14 +21,16 @@ notifications = Service("notifications", migrations="sql")
 # A mail server may be away for an hour; a letter that it refuses for good must not hold the next one of its order.
 MAIL_RETRY = Retry(attempts=12, first="1s", cap="15m")
 
+notifications.on(OrderConfirmed, OrderFailed, OrderCancelled, OrderAdvanced, name="tell-about-order")(
+    handlers.tell_about_order
+)
+notifications.on(PaymentRefunded, name="tell-about-refund")(handlers.tell_about_refund)
+
+# Only where a mail server is configured is there a letter to send.
 notifications.effect(
-    OrderConfirmed, OrderFailed, OrderCancelled, OrderAdvanced, name="mail-order", retry=MAIL_RETRY,
-    after_dead_letter="go_on", timeout="12s", concurrency=64,
-)(handlers.tell_about_order)  # fmt: skip
-notifications.effect(
-    PaymentRefunded, name="mail-payment", retry=MAIL_RETRY, after_dead_letter="go_on", timeout="12s", concurrency=16
-)(handlers.tell_about_payment)
-notifications.on(MailSent, name="record")(handlers.record)
+    LetterWritten, name="send-letter", retry=MAIL_RETRY, after_dead_letter="go_on", timeout="12s", concurrency=32
+)(handlers.send_letter)
+notifications.on(LetterSent, name="note-sent")(handlers.note_sent)
 
 notifications.rpc(Notifications.list_notifications)(handlers.list_notifications)
 

@@ -10,7 +10,7 @@ from ..contracts.order_events import OrderAdvanced, OrderCancelled, OrderConfirm
 from ..contracts.orders import pb, state_name, state_number
 from ..contracts.payment_events import PaymentFailed, PaymentOpened, PaymentSucceeded
 from .domain import ADVANCES, Line, NewOrder, keeps_money, problems_of
-from .store import StoredOrder, find_order, history_of, insert_order, order_states
+from .store import StoredOrder, find_order, find_waiting_order, history_of, insert_order, order_states
 from .store import list_orders as stored_orders
 
 __all__ = ["advance_order", "cancel_order", "follow_payment", "get_order", "list_orders", "place_order"]
@@ -41,7 +41,11 @@ async def place_order(request: pb.PlaceOrderRequest, caller: Caller, tx: Tx, ids
 
 async def get_order(request: pb.GetOrderRequest, caller: Caller, query: Query) -> pb.GetOrderResponse:
     """One order with its payment and history."""
-    order = await _own(query, request.id, caller)
+    order_id = request.id
+    if request.payment_id:
+        waiting = await find_waiting_order(query, request.payment_id)
+        order_id = "" if waiting is None else waiting.id
+    order = await _own(query, order_id, caller)
     return pb.GetOrderResponse(order=await _in_full(query, order))
 
 

@@ -8,7 +8,15 @@ from millstream.service.state_machine import StateMachine
 
 from .domain import MOVES, Line, NewOrder
 
-__all__ = ["StoredOrder", "find_order", "history_of", "insert_order", "list_orders", "order_states"]
+__all__ = [
+    "StoredOrder",
+    "find_order",
+    "find_waiting_order",
+    "history_of",
+    "insert_order",
+    "list_orders",
+    "order_states",
+]
 
 order_states = StateMachine("orders", start="PENDING", moves=MOVES, history="order_history", refusals="refusals")
 
@@ -49,6 +57,15 @@ async def insert_order(tx: Tx, order_id: str, owner: str, order: NewOrder, payme
 async def find_order(reads: Tx | Query, order_id: str) -> StoredOrder | None:
     """An order by its id."""
     row = await reads.fetch_one(f"SELECT {_COLUMNS} FROM orders WHERE id = ?", order_id)  # noqa: S608 - names from code
+    return None if row is None else StoredOrder(*row)
+
+
+async def find_waiting_order(reads: Tx | Query, payment_id: str) -> StoredOrder | None:
+    """The pending order that asked for a payment."""
+    row = await reads.fetch_one(
+        f"SELECT {_COLUMNS} FROM orders WHERE payment_id = ? AND state = 'PENDING' AND payment_id IS NOT NULL",  # noqa: S608 - names from code
+        payment_id,
+    )
     return None if row is None else StoredOrder(*row)
 
 

@@ -112,9 +112,9 @@ async def add_attempt(tx: Tx, payment_id: str, n: int, give_up_us: int) -> None:
 
 
 async def open_attempt(tx: Tx, payment_id: str) -> Try | None:
-    """The attempt whose outcome can still change."""
+    """The attempt whose outcome can still change; there is one at most."""
     row = await tx.fetch_one(
-        f"SELECT n, outcome FROM attempts WHERE payment_id = ? AND outcome IN ({_OPEN}) ORDER BY n DESC LIMIT 1",  # noqa: S608 - names from code
+        f"SELECT n, outcome FROM attempts WHERE payment_id = ? AND outcome IN ({_OPEN})",  # noqa: S608 - names from code
         payment_id,
     )
     return None if row is None else Try(row[0], Outcome(row[1]))

@@ -14,6 +14,7 @@ CREATE TABLE orders (
     created INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX orders_owner ON orders (owner, id);
+CREATE INDEX orders_waiting ON orders (payment_id) WHERE state = 'PENDING' AND payment_id IS NOT NULL;
 
 -- One row for each move. That an order was placed stands in its own row.
 CREATE TABLE order_history (

@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!millstream/orders/v1/orders.proto\x12\x14millstream.orders.v1\">\n\tOrderLine\x12\x0f\n\x07product\x18\x01 \x01(\t\x12\x10\n\x08quantity\x18\x02 \x01(\x03\x12\x0e\n\x06\x61mount\x18\x03 \x01(\x03\")\n\x0cOrderPayment\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\"R\n\x10OrderStateChange\x12/\n\x05state\x18\x01 \x01(\x0e\x32 .millstream.orders.v1.OrderState\x12\r\n\x05\x61t_us\x18\x02 \x01(\x03\"\xcc\x02\n\x05Order\x12\n\n\x02id\x18\x01 \x01(\t\x12/\n\x05state\x18\x02 \x01(\x0e\x32 .millstream.orders.v1.OrderState\x12\x10\n\x08\x63ustomer\x18\x03 \x01(\t\x12\x10\n\x08\x63urrency\x18\x04 \x01(\t\x12.\n\x05lines\x18\x05 \x03(\x0b\x32\x1f.millstream.orders.v1.OrderLine\x12\r\n\x05total\x18\x06 \x01(\x03\x12\x15\n\rcreated_at_us\x18\x07 \x01(\x03\x12\x38\n\x07payment\x18\x08 \x01(\x0b\x32\".millstream.orders.v1.OrderPaymentH\x00\x88\x01\x01\x12\x37\n\x07history\x18\t \x03(\x0b\x32&.millstream.orders.v1.OrderStateChange\x12\r\n\x05owner\x18\n \x01(\tB\n\n\x08_payment\"\x8e\x01\n\x11PlaceOrderRequest\x12\x10\n\x08\x63ustomer\x18\x01 \x01(\t\x12\x10\n\x08\x63urrency\x18\x02 \x01(\t\x12.\n\x05lines\x18\x03 \x03(\x0b\x32\x1f.millstream.orders.v1.OrderLine\x12\r\n\x05total\x18\x04 \x01(\x03\x12\x16\n\x0epayment_method\x18\x05 \x01(\t\"h\n\x12PlaceOrderResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12/\n\x05state\x18\x02 \x01(\x0e\x32 .millstream.orders.v1.OrderState\x12\x15\n\rcreated_at_us\x18\x03 \x01(\x03\"\x1d\n\x0fGetOrderRequest\x12\n\n\x02id\x18\x01 \x01(\t\">\n\x10GetOrderResponse\x12*\n\x05order\x18\x01 \x01(\x0b\x32\x1b.millstream.orders.v1.Order\"1\n\x11ListOrdersRequest\x12\r\n\x05limit\x18\x01 \x01(\x05\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\t\"O\n\x12ListOrdersResponse\x12+\n\x06orders\x18\x01 \x03(\x0b\x32\x1b.millstream.orders.v1.Order\x12\x0c\n\x04next\x18\x02 \x01(\t\" \n\x12\x43\x61ncelOrderRequest\x12\n\n\x02id\x18\x01 \x01(\t\"O\n\x13\x43\x61ncelOrderResponse\x12*\n\x05order\x18\x01 \x01(\x0b\x32\x1b.millstream.orders.v1.Order\x12\x0c\n\x04\x64one\x18\x02 \x01(\x08\"O\n\x13\x41\x64vanceOrderRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12,\n\x02to\x18\x02 \x01(\x0e\x32 .millstream.orders.v1.OrderState\"P\n\x14\x41\x64vanceOrderResponse\x12*\n\x05order\x18\x01 \x01(\x0b\x32\x1b.millstream.orders.v1.Order\x12\x0c\n\x04\x64one\x18\x02 \x01(\x08*\xe8\x01\n\nOrderState\x12\x1b\n\x17ORDER_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13ORDER_STATE_PENDING\x10\x01\x12\x19\n\x15ORDER_STATE_CONFIRMED\x10\x02\x12\x19\n\x15ORDER_STATE_PREPARING\x10\x03\x12 \n\x1cORDER_STATE_OUT_FOR_DELIVERY\x10\x04\x12\x19\n\x15ORDER_STATE_DELIVERED\x10\x05\x12\x19\n\x15ORDER_STATE_CANCELLED\x10\x06\x12\x16\n\x12ORDER_STATE_FAILED\x10\x07\x32\xf7\x03\n\rOrdersService\x12_\n\nPlaceOrder\x12\'.millstream.orders.v1.PlaceOrderRequest\x1a(.millstream.orders.v1.PlaceOrderResponse\x12Y\n\x08GetOrder\x12%.millstream.orders.v1.GetOrderRequest\x1a&.millstream.orders.v1.GetOrderResponse\x12_\n\nListOrders\x12\'.millstream.orders.v1.ListOrdersRequest\x1a(.millstream.orders.v1.ListOrdersResponse\x12\x62\n\x0b\x43\x61ncelOrder\x12(.millstream.orders.v1.CancelOrderRequest\x1a).millstream.orders.v1.CancelOrderResponse\x12\x65\n\x0c\x41\x64vanceOrder\x12).millstream.orders.v1.AdvanceOrderRequest\x1a*.millstream.orders.v1.AdvanceOrderResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!millstream/orders/v1/orders.proto\x12\x14millstream.orders.v1\">\n\tOrderLine\x12\x0f\n\x07product\x18\x01 \x01(\t\x12\x10\n\x08quantity\x18\x02 \x01(\x03\x12\x0e\n\x06\x61mount\x18\x03 \x01(\x03\")\n\x0cOrderPayment\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\"R\n\x10OrderStateChange\x12/\n\x05state\x18\x01 \x01(\x0e\x32 .millstream.orders.v1.OrderState\x12\r\n\x05\x61t_us\x18\x02 \x01(\x03\"\xcc\x02\n\x05Order\x12\n\n\x02id\x18\x01 \x01(\t\x12/\n\x05state\x18\x02 \x01(\x0e\x32 .millstream.orders.v1.OrderState\x12\x10\n\x08\x63ustomer\x18\x03 \x01(\t\x12\x10\n\x08\x63urrency\x18\x04 \x01(\t\x12.\n\x05lines\x18\x05 \x03(\x0b\x32\x1f.millstream.orders.v1.OrderLine\x12\r\n\x05total\x18\x06 \x01(\x03\x12\x15\n\rcreated_at_us\x18\x07 \x01(\x03\x12\x38\n\x07payment\x18\x08 \x01(\x0b\x32\".millstream.orders.v1.OrderPaymentH\x00\x88\x01\x01\x12\x37\n\x07history\x18\t \x03(\x0b\x32&.millstream.orders.v1.OrderStateChange\x12\r\n\x05owner\x18\n \x01(\tB\n\n\x08_payment\"\x8e\x01\n\x11PlaceOrderRequest\x12\x10\n\x08\x63ustomer\x18\x01 \x01(\t\x12\x10\n\x08\x63urrency\x18\x02 \x01(\t\x12.\n\x05lines\x18\x03 \x03(\x0b\x32\x1f.millstream.orders.v1.OrderLine\x12\r\n\x05total\x18\x04 \x01(\x03\x12\x16\n\x0epayment_method\x18\x05 \x01(\t\"h\n\x12PlaceOrderResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12/\n\x05state\x18\x02 \x01(\x0e\x32 .millstream.orders.v1.OrderState\x12\x15\n\rcreated_at_us\x18\x03 \x01(\x03\"1\n\x0fGetOrderRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\npayment_id\x18\x02 \x01(\t\">\n\x10GetOrderResponse\x12*\n\x05order\x18\x01 \x01(\x0b\x32\x1b.millstream.orders.v1.Order\"1\n\x11ListOrdersRequest\x12\r\n\x05limit\x18\x01 \x01(\x05\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\t\"O\n\x12ListOrdersResponse\x12+\n\x06orders\x18\x01 \x03(\x0b\x32\x1b.millstream.orders.v1.Order\x12\x0c\n\x04next\x18\x02 \x01(\t\" \n\x12\x43\x61ncelOrderRequest\x12\n\n\x02id\x18\x01 \x01(\t\"O\n\x13\x43\x61ncelOrderResponse\x12*\n\x05order\x18\x01 \x01(\x0b\x32\x1b.millstream.orders.v1.Order\x12\x0c\n\x04\x64one\x18\x02 \x01(\x08\"O\n\x13\x41\x64vanceOrderRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12,\n\x02to\x18\x02 \x01(\x0e\x32 .millstream.orders.v1.OrderState\"P\n\x14\x41\x64vanceOrderResponse\x12*\n\x05order\x18\x01 \x01(\x0b\x32\x1b.millstream.orders.v1.Order\x12\x0c\n\x04\x64one\x18\x02 \x01(\x08*\xe8\x01\n\nOrderState\x12\x1b\n\x17ORDER_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13ORDER_STATE_PENDING\x10\x01\x12\x19\n\x15ORDER_STATE_CONFIRMED\x10\x02\x12\x19\n\x15ORDER_STATE_PREPARING\x10\x03\x12 \n\x1cORDER_STATE_OUT_FOR_DELIVERY\x10\x04\x12\x19\n\x15ORDER_STATE_DELIVERED\x10\x05\x12\x19\n\x15ORDER_STATE_CANCELLED\x10\x06\x12\x16\n\x12ORDER_STATE_FAILED\x10\x07\x32\xf7\x03\n\rOrdersService\x12_\n\nPlaceOrder\x12\'.millstream.orders.v1.PlaceOrderRequest\x1a(.millstream.orders.v1.PlaceOrderResponse\x12Y\n\x08GetOrder\x12%.millstream.orders.v1.GetOrderRequest\x1a&.millstream.orders.v1.GetOrderResponse\x12_\n\nListOrders\x12\'.millstream.orders.v1.ListOrdersRequest\x1a(.millstream.orders.v1.ListOrdersResponse\x12\x62\n\x0b\x43\x61ncelOrder\x12(.millstream.orders.v1.CancelOrderRequest\x1a).millstream.orders.v1.CancelOrderResponse\x12\x65\n\x0c\x41\x64vanceOrder\x12).millstream.orders.v1.AdvanceOrderRequest\x1a*.millstream.orders.v1.AdvanceOrderResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'millstream.orders.v1.orders_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ORDERSTATE']._serialized_start=1342
-  _globals['_ORDERSTATE']._serialized_end=1574
+  _globals['_ORDERSTATE']._serialized_start=1362
+  _globals['_ORDERSTATE']._serialized_end=1594
   _globals['_ORDERLINE']._serialized_start=59
   _globals['_ORDERLINE']._serialized_end=121
   _globals['_ORDERPAYMENT']._serialized_start=123
@@ -46,21 +46,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PLACEORDERRESPONSE']._serialized_start=730
   _globals['_PLACEORDERRESPONSE']._serialized_end=834
   _globals['_GETORDERREQUEST']._serialized_start=836
-  _globals['_GETORDERREQUEST']._serialized_end=865
-  _globals['_GETORDERRESPONSE']._serialized_start=867
-  _globals['_GETORDERRESPONSE']._serialized_end=929
-  _globals['_LISTORDERSREQUEST']._serialized_start=931
-  _globals['_LISTORDERSREQUEST']._serialized_end=980
-  _globals['_LISTORDERSRESPONSE']._serialized_start=982
-  _globals['_LISTORDERSRESPONSE']._serialized_end=1061
-  _globals['_CANCELORDERREQUEST']._serialized_start=1063
-  _globals['_CANCELORDERREQUEST']._serialized_end=1095
-  _globals['_CANCELORDERRESPONSE']._serialized_start=1097
-  _globals['_CANCELORDERRESPONSE']._serialized_end=1176
-  _globals['_ADVANCEORDERREQUEST']._serialized_start=1178
-  _globals['_ADVANCEORDERREQUEST']._serialized_end=1257
-  _globals['_ADVANCEORDERRESPONSE']._serialized_start=1259
-  _globals['_ADVANCEORDERRESPONSE']._serialized_end=1339
-  _globals['_ORDERSSERVICE']._serialized_start=1577
-  _globals['_ORDERSSERVICE']._serialized_end=2080
+  _globals['_GETORDERREQUEST']._serialized_end=885
+  _globals['_GETORDERRESPONSE']._serialized_start=887
+  _globals['_GETORDERRESPONSE']._serialized_end=949
+  _globals['_LISTORDERSREQUEST']._serialized_start=951
+  _globals['_LISTORDERSREQUEST']._serialized_end=1000
+  _globals['_LISTORDERSRESPONSE']._serialized_start=1002
+  _globals['_LISTORDERSRESPONSE']._serialized_end=1081
+  _globals['_CANCELORDERREQUEST']._serialized_start=1083
+  _globals['_CANCELORDERREQUEST']._serialized_end=1115
+  _globals['_CANCELORDERRESPONSE']._serialized_start=1117
+  _globals['_CANCELORDERRESPONSE']._serialized_end=1196
+  _globals['_ADVANCEORDERREQUEST']._serialized_start=1198
+  _globals['_ADVANCEORDERREQUEST']._serialized_end=1277
+  _globals['_ADVANCEORDERRESPONSE']._serialized_start=1279
+  _globals['_ADVANCEORDERRESPONSE']._serialized_end=1359
+  _globals['_ORDERSSERVICE']._serialized_start=1597
+  _globals['_ORDERSSERVICE']._serialized_end=2100
 # @@protoc_insertion_point(module_scope)

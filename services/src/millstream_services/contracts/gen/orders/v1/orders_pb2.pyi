@@ -101,10 +101,12 @@ class PlaceOrderResponse(_message.Message):
     def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[OrderState, str]] = ..., created_at_us: _Optional[int] = ...) -> None: ...
 
 class GetOrderRequest(_message.Message):
-    __slots__ = ("id",)
+    __slots__ = ("id", "payment_id")
     ID_FIELD_NUMBER: _ClassVar[int]
+    PAYMENT_ID_FIELD_NUMBER: _ClassVar[int]
     id: str
-    def __init__(self, id: _Optional[str] = ...) -> None: ...
+    payment_id: str
+    def __init__(self, id: _Optional[str] = ..., payment_id: _Optional[str] = ...) -> None: ...
 
 class GetOrderResponse(_message.Message):
     __slots__ = ("order",)
