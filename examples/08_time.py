@@ -68,6 +68,8 @@ async def main() -> None:
         await ms.advance("10m")
         print("ten minutes later:", ms.published(CustomerReminded))
         await ms.advance("20m")
+        await ms.publish(BasketPaid("bob"))
+        await ms.quiet()
         print("closed shifts:    ", ms.published(ShiftClosed))
 
 
