@@ -158,10 +158,13 @@ class Worker:
             await self._register_again()
         now = self._e.clock.monotonic()
         for place in division.wanted:
-            runs = self._taking if place[0] != RELAY else self._relaying
             known = place[0] == RELAY or place[0] in self._registered
-            if runs and known and place not in self._held and self._not_before.get(place, 0.0) <= now:
+            if self._runs(place) and known and place not in self._held and self._not_before.get(place, 0.0) <= now:
                 await self._take(group, place)
+
+    def _runs(self, place: tuple[int, int]) -> bool:
+        """Whether a claim of this kind is to be worked on; not any more once the worker stops."""
+        return self._taking if place[0] != RELAY else self._relaying
 
     async def _register_again(self) -> None:
         """A replay gave a subscription a new id (rule F5); claims of names that nobody declares here stay free."""
@@ -182,6 +185,8 @@ class Worker:
         self._held[place] = held
         self._e.instrumentation.count("millstream_claims_taken_total", (("service", self.service),))
         held.task = group.create_task(self._supervise(place, held))
+        if not self._runs(place):
+            held.stop()  # a stop that came while the claim was being taken could not see it
 
     def _runner(self, claim: Claim) -> _Held:
         e = self._e
