@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import gzip
 import io
 import json
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -19,54 +16,15 @@ from millstream.errors import Misconfigured
 from millstream.ports.instrumentation import Instrumentation, Silent
 from millstream.telemetry import Telemetry, read_settings
 from millstream.telemetry.trace_context import is_sampled, trace_id_of
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from millstream.testing.collector import Collector, collecting
 
 SAMPLED = f"00-{'ab' * 16}-{'cd' * 8}-01"
 
 
-class Collector:
-    """A small OTLP collector: keeps each request's path, headers and decoded body."""
-
-    def __init__(self) -> None:
-        self.requests: list[tuple[str, dict[str, str], ExportTraceServiceRequest]] = []
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                if self.headers.get("content-encoding") == "gzip":
-                    body = gzip.decompress(body)
-                headers = {name.lower(): value for name, value in self.headers.items()}
-                outer.requests.append((self.path, headers, ExportTraceServiceRequest.FromString(body)))
-                self.send_response(200)
-                self.send_header("content-length", "0")
-                self.end_headers()
-
-            def log_message(self, format: str, *args: Any) -> None: ...  # noqa: A002 - its name in the base
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.address = f"http://127.0.0.1:{self.server.server_address[1]}"
-
-    def spans(self) -> list[tuple[dict[str, str], Any]]:
-        """(attributes of the resource, span) of everything received."""
-        return [
-            ({a.key: a.value.string_value for a in resource.resource.attributes}, span)
-            for _, _, request in self.requests
-            for resource in request.resource_spans
-            for scope in resource.scope_spans
-            for span in scope.spans
-        ]
-
-
 @pytest.fixture
 def collector() -> Iterator[Collector]:
-    found = Collector()
-    thread = threading.Thread(target=found.server.serve_forever, args=(0.01,))
-    thread.start()
-    yield found
-    found.server.shutdown()
-    thread.join()
-    found.server.server_close()
+    with collecting() as found:
+        yield found
 
 
 def telemetry(env: dict[str, str] | None = None, **options: Any) -> Telemetry:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import random
-import time
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -131,18 +130,14 @@ class Waits(StoreCase):
             "WITH RECURSIVE numbers (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM numbers WHERE x < ?) "
             f"SELECT count(*), (SELECT count(*) FROM {table} WHERE name = 'a') FROM numbers"
         )
-        began = time.monotonic()
         scanning = asyncio.get_running_loop().create_task(store.scan(count, 3_000_000))
         await asyncio.sleep(0)
-        slowest = 0.0
         written = 0
         while not scanning.done():
-            before = time.monotonic()
             await within(store.transact(insert(table, f"row {written}")))
-            slowest, written = max(slowest, time.monotonic() - before), written + 1
+            written += 1
         assert await scanning == [(3_000_000, 1)]
-        assert written >= 5
-        assert slowest < (time.monotonic() - began) / 2
+        assert written >= 5, "a scan that held the writer up would have let one through at most"
 
     async def test_a_scan_does_not_write(self, store: Store, table: str) -> None:
         """Reads outside of a transaction cannot change anything."""
