@@ -7,7 +7,6 @@ end is the provider's own book against what clients were told.
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import signal
 import sys
@@ -36,11 +35,10 @@ class System:
         self.url = ""
 
     async def start(self) -> None:
-        environment = {**os.environ, "MILLSTREAM_TRANSPORT__URL": "log:"}
         with (self.folder / "output").open("ab") as output:
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "millstream", "up", "--port", "0", "--data", str(self.folder / "var"),
-                stdout=output, stderr=output, env=environment, cwd=self.folder,
+                stdout=output, stderr=output, cwd=self.folder,
             )  # fmt: skip
         admin = self.folder / "var" / "admin.json"
         async with asyncio.timeout(PATIENCE):

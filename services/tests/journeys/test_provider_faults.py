@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from millstream import Permanent
 from millstream.testing.harness import Harness
+from millstream_services.payments.provider import Charge, Charged
 
 from .conftest import Shop
 
@@ -136,6 +138,24 @@ async def test_a_charge_that_only_makes_errors_is_dead_lettered_and_ends_all_the
     assert (await shop.book())[""]["status"] == "cancelled"
     [case] = await shop.operator("/payments/cases")
     assert case["kind"] == "never_settled"
+
+
+async def test_a_charge_whose_process_died_over_it_is_asked_about(shop: Shop) -> None:
+    charge = shop.provider.charge
+
+    async def die(wanted: Charge) -> Charged:
+        await charge(wanted)
+        raise Permanent("the process dies with the answer in hand, until its message is a dead letter")
+
+    shop.provider.charge = die  # type: ignore[method-assign] - the death is simulated at the port
+    order_id = await shop.place("sim_ok")
+    await shop.ms.quiet()
+    assert (await shop.book())[order_id]["charges"] == 1
+    assert len(await shop.ms.dead_letters("payments")) == 1
+
+    await shop.until_state(order_id, "CONFIRMED", 70)
+    assert (await shop.book())[order_id]["charges"] == 1
+    assert await shop.operator("/payments/cases") == []
 
 
 async def test_a_charge_that_never_arrived_is_made_again_under_the_same_key(shop: Shop) -> None:

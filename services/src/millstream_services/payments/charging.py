@@ -64,7 +64,7 @@ async def follow_order(
 async def begin(tx: Tx, new: NewPayment, settings: PaymentSettings) -> ChargeRequested:
     """Start the first attempt of a payment that was just inserted, and hold its amount in the ledger."""
     await payment_states.move(tx, new.id, "PROCESSING", why="the charge was requested")
-    await add_attempt(tx, new.id, 1, settings.start_limit_us)
+    await add_attempt(tx, new.id, 1, settings.start_ask_us, settings.start_limit_us)
     await ledger_store.hold(tx, new.id, new.currency, PROVIDER, ORDERS, new.amount)
     return ChargeRequested(new.id, new.order_id, 1, new.method, new.amount, new.currency)
 
@@ -121,7 +121,7 @@ async def apply(
         await close_attempt(tx, payment.id, attempts_of(attempt.n, tries, _OUTCOMES[step]), attempt.n)
         if step is Step.CHARGE_AGAIN:
             again = attempt.n + tries
-            await add_attempt(tx, payment.id, again, settings.start_limit_us)
+            await add_attempt(tx, payment.id, again, settings.start_ask_us, settings.start_limit_us)
             return [
                 ChargeRequested(payment.id, payment.order_id, again, payment.method, payment.amount, payment.currency)
             ]

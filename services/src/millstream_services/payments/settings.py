@@ -23,8 +23,8 @@ class PaymentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         each, at most a minute.
     settle_limit: how long a charge that the provider has accepted, or left unanswered, may stay unsettled. Then it is
         cancelled there; the payment fails and an operator gets a case.
-    start_limit: the same for a charge that never reached the provider, counted from the payment's begin. Long, because
-        behind a backlog a charge may wait for its turn.
+    start_ask, start_limit: the same two for a charge whose call nobody heard of since it was requested: it waits for its
+        turn behind a backlog, or its process died over it and took the answer along.
     webhook_secret: what webhooks are signed with; several separated by spaces while one replaces the other. Empty: the
         simulated provider's own.
     answer_timeout, settle_after: of the simulated provider: how long it keeps a caller waiting for no answer, and how
@@ -34,6 +34,7 @@ class PaymentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     provider: str = "simulated"
     ask_after: Span = "1s"
     settle_limit: Span = "30s"
+    start_ask: Span = "1m"
     start_limit: Span = "15m"
     webhook_secret: str = ""
     answer_timeout: Span = "500ms"
@@ -46,6 +47,10 @@ class PaymentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def settle_limit_us(self) -> int:
         return round(seconds(self.settle_limit) * 1e6)
+
+    @property
+    def start_ask_us(self) -> int:
+        return round(seconds(self.start_ask) * 1e6)
 
     @property
     def start_limit_us(self) -> int:
@@ -66,7 +71,7 @@ def read_settings(raw: Mapping[str, Any]) -> PaymentSettings:
         settings = msgspec.convert(dict(raw), PaymentSettings, strict=False)
     except msgspec.ValidationError as error:
         raise Misconfigured(f"[services.payments]: {error}") from error
-    for duration in (settings.ask_after, settings.settle_limit, settings.start_limit):
+    for duration in (settings.ask_after, settings.settle_limit, settings.start_ask, settings.start_limit):
         if seconds(duration) <= 0:
             raise Misconfigured(f"[services.payments]: {duration!r}: a limit is above 0")
     if settings.provider != "simulated":

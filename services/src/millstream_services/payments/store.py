@@ -102,12 +102,12 @@ async def live_payment(reads: Tx | Query, order_id: str) -> StoredPayment | None
 # -- attempts ------------------------------------------------------------------------------------------------------
 
 
-async def add_attempt(tx: Tx, payment_id: str, n: int, give_up_us: int) -> None:
-    """An attempt that begins now. The janitor looks at it when its time is up: until then its call may be on its way."""
+async def add_attempt(tx: Tx, payment_id: str, n: int, ask_us: int, give_up_us: int) -> None:
+    """An attempt that begins now. Its call may be on its way for long, so the first question comes late."""
     await tx.execute(
         "INSERT INTO attempts (payment_id, n, outcome, at, ask_at, give_up_at) VALUES (?, ?, ?, ?, ?, ?) "
         "ON CONFLICT DO NOTHING",
-        payment_id, n, Outcome.STARTED, tx.now_us, tx.now_us + give_up_us, tx.now_us + give_up_us,
+        payment_id, n, Outcome.STARTED, tx.now_us, tx.now_us + ask_us, tx.now_us + give_up_us,
     )  # fmt: skip
 
 
