@@ -40,7 +40,8 @@ REMOVED = {
         [Death("bank: after COMMIT of delete outbox", 2)],
         "booked: .* never",
     ),
-    "committed-rows-only": (UncommittedRows(), [Death()], "booked: .* never"),
+    # What was taken back is handled beside the transfer that got its number next, or its row's id hides another row.
+    "committed-rows-only": (UncommittedRows(), [Death()], "booked: .* (never|times)"),
     "lane-check": (NoLaneCheck(), [Death("till: delete parked", 9)], "booked: .* behind"),
 }
 
