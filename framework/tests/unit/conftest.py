@@ -23,6 +23,7 @@ from millstream.delivery.consumption import Consumption, Limits
 from millstream.delivery.effects import Slots
 from millstream.delivery.operations import StoreOperations
 from millstream.delivery.outbox import Origin, Outbox
+from millstream.delivery.pacing import Pacer
 from millstream.delivery.parking import Concluded, Started, Turn, run_turn
 from millstream.delivery.prepared import prepare
 from millstream.delivery.registration import Registered, register
@@ -106,6 +107,7 @@ class Kernel:
             Silent(),
             self.limits,
             (),
+            Pacer(self.clock),
             await muted_until(self.store, *claim.place),
         )
 

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from millstream import Event
+from millstream.delivery.pacing import Pacer
 from millstream.delivery.worker import Engines, Worker
 from millstream.ids import SystemEntropy
 from millstream.ports.instrumentation import Silent
@@ -24,7 +25,16 @@ async def apply(event: Thing, tx: Any) -> None:
 async def test_c10_a_worker_gives_back_what_belongs_to_one_that_came_later(kernel: Any) -> None:
     """Nothing is lost or doubled while half of the partitions change hands under load."""
     registered = await kernel.subscribe(apply, Thing, partitions=4)
-    engines = Engines(kernel.store, kernel.log, kernel.clock, SystemEntropy(), kernel.ids, Silent(), kernel.limits)
+    engines = Engines(
+        kernel.store,
+        kernel.log,
+        kernel.clock,
+        SystemEntropy(),
+        kernel.ids,
+        Silent(),
+        Pacer(kernel.clock),
+        kernel.limits,
+    )
     first, second = (Worker("shop", [registered], [], engines, name) for name in ("a", "b"))
 
     async def holders() -> set[tuple[str | None, int]]:

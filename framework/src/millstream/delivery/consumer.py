@@ -153,6 +153,7 @@ class Consumer:
 
     async def _apply(self, records: Sequence[Record]) -> None:
         c = self.c
+        await c.pacer.turn()
         await self._run_batch(prepare(records, c.known, c.recorded))
         await self._transport.mark(
             f"{c.subscription.service}/{c.subscription.name}",
@@ -200,6 +201,7 @@ class Consumer:
         c.claim.suspect = max(0, c.claim.suspect - len(batch))
         for metric, amount in report.counts.items():
             c.count(metric, amount)
+        c.pacer.used(report.seconds)
         handled = report.counts["millstream_messages_handled_total"]
         c.instrumentation.observe("millstream_batch_seconds", c.labels, report.seconds)
         if handled:
@@ -220,10 +222,11 @@ class Consumer:
         while True:
             if self._stopping and not (marked or self._calls or self._concluded):
                 return
-            concluded, room = self._concluded, self._room(marked)
-            if not marked and not concluded and not await self._due(room):
+            if not marked and not self._concluded and not await self._due(self._room(marked)):
                 continue
-            self._concluded = []
+            await c.pacer.turn()
+            concluded, self._concluded = self._concluded, []
+            room = self._room(marked)
             work = partial(run_turn, c=c, marked=marked, concluded=concluded, room=room)
             try:
                 turn = await c.store.transact(work)
@@ -262,6 +265,7 @@ class Consumer:
 
     def _turned(self, turn: Turn, group: asyncio.TaskGroup) -> list[Started]:
         c = self.c
+        c.pacer.used(turn.seconds)
         for metric, amount in turn.counts.items():
             c.count(metric, amount)
         self._parked -= turn.gone

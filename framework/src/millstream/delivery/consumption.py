@@ -13,6 +13,7 @@ from ..ports.instrumentation import Instrumentation, Labels
 from ..ports.store import Store
 from .claims import Claim
 from .outbox import Origin
+from .pacing import Pacer
 from .subscription import Subscription
 
 __all__ = ["Consumption", "Limits"]
@@ -64,6 +65,7 @@ class Consumption(msgspec.Struct, eq=False):
     instrumentation: Instrumentation
     limits: Limits
     labels: Labels
+    pacer: Pacer
     muted_until: int = 0
     """Of messages up to this position the handler's events are not published: they are replayed (rule F5)."""
 

@@ -62,13 +62,15 @@ class Concluded(msgspec.Struct, eq=False):
 class Turn:
     """What one turn did."""
 
-    __slots__ = ("counts", "gone", "started")
+    __slots__ = ("counts", "gone", "seconds", "started")
 
     def __init__(self) -> None:
         self.started: list[Started] = []
         self.counts: Counter[str] = Counter()
         self.gone = 0
         """Messages that are parked no longer."""
+        self.seconds = 0.0
+        """Time on the event loop."""
 
 
 async def run_turn(
@@ -94,6 +96,7 @@ class _Turn:
         self.sequences = None if sequence is None else Sequences(session, c.claim, sequence)
 
     async def run(self, marked: Sequence[Started], concluded: Sequence[Concluded], room: int) -> Turn:
+        began = self.c.clock.monotonic()
         await claims.touch(self.session, self.c.claim)
         await self._run_marked(marked)
         for call in concluded:
@@ -103,6 +106,7 @@ class _Turn:
         if self.sequences is not None:
             await self.sequences.flush(self.now_us)
         await self.outbox.flush(self.session)
+        self.turn.seconds = self.c.clock.monotonic() - began
         return self.turn
 
     # -- outcomes -----------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from .dead_letters import LANES_CHANNEL
 from .effects import Slots
 from .housekeeping import Housekeeper, Retention
 from .outbox import Origin
+from .pacing import Pacer
 from .registration import Registered
 from .relay import Relay
 from .replay import registration_of
@@ -47,6 +48,7 @@ class Engines(msgspec.Struct, frozen=True, eq=False):
     entropy: Entropy
     ids: Ids
     instrumentation: Instrumentation
+    pacer: Pacer
     limits: Limits = Limits()
     relay_shards: int = 1
 
@@ -224,6 +226,7 @@ class Worker:
             instrumentation=e.instrumentation,
             limits=e.limits,
             labels=(("service", self.service), ("subscription", subscription.name)),
+            pacer=e.pacer,
         )
         consumer = Consumer(consumption, e.transport, self._slots[claim.subscription])
         return _Held(claim, [consumer], consumer)

@@ -104,7 +104,7 @@ def build_edge(
         body, content_type = metrics()
         return Document(body, content_type)
 
-    return build_app(
+    app = build_app(
         bindings,
         authenticate=authenticate,
         clock=c.clock,
@@ -121,6 +121,8 @@ def build_edge(
             _Below("/admin", admin_app(system)),
         ],
     )
+    runtime.pacer.busy = lambda: app.admission.in_flight > 0
+    return app
 
 
 def key_source(auth: Auth, settings: Settings, runtime: Runtime, fetch: Fetch) -> KeySource:

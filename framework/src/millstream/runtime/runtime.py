@@ -19,6 +19,7 @@ from ..contracts.dispatch import Dispatcher, RpcBinding
 from ..contracts.in_process import InProcessChannel
 from ..delivery.consumption import Limits
 from ..delivery.outbox import Origin
+from ..delivery.pacing import Pacer
 from ..delivery.registration import Registered, register, register_relay
 from ..delivery.subscription import Start, Subscription
 from ..delivery.worker import Engines, Worker
@@ -79,6 +80,8 @@ class Runtime:
         self.composition = composition
         self.ids = Ids(composition.entropy, lambda: composition.clock.now_us() // 1000)
         self.bound: dict[str, Bound] = {}
+        self.pacer = Pacer(composition.clock)
+        """Tell it when requests are under way."""
         self.dispatcher = Dispatcher(composition.clock, composition.instrumentation)
         self.channel = InProcessChannel(self.dispatcher, composition.clock, composition.instrumentation)
         self._stack = AsyncExitStack()
@@ -171,7 +174,7 @@ class Runtime:
                 await c.transport.mark(
                     f"{service.name}/{known.subscription.name}", known.subscription.topic, partition, rows[0][0]
                 )
-        engines = Engines(store, c.transport, c.clock, c.entropy, self.ids, c.instrumentation, c.limits)
+        engines = Engines(store, c.transport, c.clock, c.entropy, self.ids, c.instrumentation, self.pacer, c.limits)
         return Worker(service.name, registered, ticking, engines, f"{service.name}-{self.ids.new()}")
 
     @property
