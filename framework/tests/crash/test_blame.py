@@ -7,7 +7,6 @@ import os
 import signal
 from pathlib import Path
 
-import pytest
 from millstream import Call, Event, Service
 from millstream.delivery.outbox import Outbox
 from millstream.delivery.tx import Tx
@@ -64,7 +63,6 @@ def life(folder: Path, first: bool) -> Body:
     return body
 
 
-@pytest.mark.xfail(strict=True, reason="calls beside the one that kills are taken for it: they do not run alone (C4)")
 def test_only_the_call_that_kills_becomes_a_dead_letter(tmp_path: Path) -> None:
     for number in range(LIVES):
         end = Forked(life(tmp_path, number == 0)).wait()

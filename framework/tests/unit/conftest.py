@@ -29,6 +29,7 @@ from millstream.delivery.prepared import prepare
 from millstream.delivery.registration import Registered, register
 from millstream.delivery.relay import Relay
 from millstream.delivery.replay import muted_until
+from millstream.delivery.solo import Solo
 from millstream.delivery.subscription import Subscription
 from millstream.delivery.tx import Tx
 from millstream.errors import TransportUnavailable
@@ -36,6 +37,7 @@ from millstream.ids import Ids, SystemEntropy
 from millstream.message import Message, Record, encode_message, event_type, format_time
 from millstream.ports.instrumentation import Silent
 from millstream.ports.store import Row, Session
+from millstream.ports.wake import Wake
 from millstream.resilience.backoff import Retry
 from millstream.stores.sqlite import SqliteStore
 from millstream.testing.clock import ManualClock
@@ -108,6 +110,7 @@ class Kernel:
             self.limits,
             (),
             Pacer(self.clock),
+            Solo(),
             await muted_until(self.store, *claim.place),
         )
 
@@ -158,7 +161,8 @@ class Kernel:
     async def turn(
         self, c: Consumption, marked: Sequence[Started] = (), concluded: Sequence[Concluded] = (), room: int = 100
     ) -> Turn:
-        return await self.store.transact(lambda s: run_turn(s, c, marked, concluded, room))
+        wake = Wake(self.clock)
+        return await self.store.transact(lambda s: run_turn(s, c, Turn(), marked, concluded, room, wake))
 
     async def drain(self, c: Consumption, room: int = 100) -> int:
         """Run turns of a handler until no lane is due; how many messages left."""

@@ -58,6 +58,7 @@ class Consumer:
         self._calls: set[asyncio.Task[Concluded]] = set()
         self._concluded: list[Concluded] = []
         self._parked = 0
+        self._refused = False
         self._size = 32
         self._careful = 0
         """Batches that still run with a savepoint per message, because one failed a short while ago."""
@@ -95,6 +96,7 @@ class Consumer:
             raise
         finally:
             self._slots.leave(self.parked_wake)
+            self.c.solo.wants_no_more(self.parked_wake)
 
     def stop(self) -> None:
         """Take no new work; `run` returns once the work at hand is finished."""
@@ -227,24 +229,42 @@ class Consumer:
             await c.pacer.turn()
             concluded, self._concluded = self._concluded, []
             room = self._room(marked)
-            work = partial(run_turn, c=c, marked=marked, concluded=concluded, room=room)
+            turn = Turn()
+            work = partial(
+                run_turn, c=c, turn=turn, marked=marked, concluded=concluded, room=room, wake=self.parked_wake
+            )
             try:
-                turn = await c.store.transact(work)
-            except ForeignWait as error:
-                marked, outcomes = _blamed(marked, error)
-                self._concluded = outcomes + concluded + self._concluded
-                continue
-            except StoreUnavailable as error:
-                self._concluded = concluded + self._concluded
-                c.instrumentation.log("error", "store_away", subscription=self._name, error=str(error))
-                await c.clock.sleep(PAUSE)
+                await c.store.transact(work)
+            except BaseException as error:  # noqa: BLE001 - places are given back whatever it was; then it is judged
+                for alone in turn.entered:
+                    c.solo.leave(alone)
+                marked = await self._turn_failed(error, marked, concluded)
                 continue
             marked = self._turned(turn, group)
+
+    async def _turn_failed(
+        self, error: BaseException, marked: list[Started], concluded: list[Concluded]
+    ) -> list[Started]:
+        """What to run again after a turn that kept nothing; raises what is not for it to judge."""
+        match error:
+            case ForeignWait():
+                marked, outcomes = _blamed(marked, error)
+                self._concluded = outcomes + concluded + self._concluded
+            case StoreUnavailable():
+                self._concluded = concluded + self._concluded
+                self.c.instrumentation.log("error", "store_away", subscription=self._name, error=str(error))
+                await self.c.clock.sleep(PAUSE)
+            case _:
+                raise error
+        return marked
 
     async def _due(self, room: int) -> bool:
         """Whether a lane is due now; otherwise wait until one may be."""
         timeout = IDLE
-        if room > 0:
+        if self._refused:
+            self._refused = False
+            timeout = PAUSE
+        elif room > 0:
             rows = await self.c.store.query(
                 _NEXT_DUE if self.c.subscription.sequence is None else _NEXT_DUE_OR_GAP, *self.claim.place
             )
@@ -273,6 +293,9 @@ class Consumer:
             self._space.set()
         if not c.subscription.effect:
             return turn.started
+        self._refused = turn.refused
+        if not turn.refused:
+            c.solo.wants_no_more(self.parked_wake)
         for started in turn.started:
             self._slots.take(self.parked_wake)
             call = group.create_task(run_call(c, started))
@@ -287,6 +310,7 @@ class Consumer:
         self._concluded.append(Concluded(started, error=GivenBack()) if call.cancelled() else call.result())
         self._calls.discard(call)
         self._slots.give()
+        self.c.solo.leave(started.alone)
         self.parked_wake.set()
 
     @property

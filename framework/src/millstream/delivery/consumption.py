@@ -14,6 +14,7 @@ from ..ports.store import Store
 from .claims import Claim
 from .outbox import Origin
 from .pacing import Pacer
+from .solo import Solo
 from .subscription import Subscription
 
 __all__ = ["Consumption", "Limits"]
@@ -66,6 +67,7 @@ class Consumption(msgspec.Struct, eq=False):
     limits: Limits
     labels: Labels
     pacer: Pacer
+    solo: Solo
     muted_until: int = 0
     """Of messages up to this position the handler's events are not published: they are replayed (rule F5)."""
 

@@ -16,6 +16,7 @@ import msgspec
 
 from ..errors import ClaimLost
 from ..ports.store import Row, Session
+from ..ports.wake import Wake
 from . import claims, dead_letters, lanes
 from .consumption import Consumption
 from .dead_letters import HOLDS, NO_LANE, WENT_ON
@@ -45,6 +46,8 @@ class Started(msgspec.Struct, eq=False):
     starts: int
     since: int
     fence: int = 0
+    alone: bool = False
+    """An effect's last start: no other call is under way meanwhile."""
 
 
 class GivenBack(Exception):
@@ -62,36 +65,55 @@ class Concluded(msgspec.Struct, eq=False):
 class Turn:
     """What one turn did."""
 
-    __slots__ = ("counts", "gone", "seconds", "started")
+    __slots__ = ("counts", "entered", "gone", "refused", "seconds", "started")
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """As before it ran."""
         self.started: list[Started] = []
         self.counts: Counter[str] = Counter()
         self.gone = 0
         """Messages that are parked no longer."""
         self.seconds = 0.0
         """Time on the event loop."""
+        self.entered: list[bool] = []
+        """Places taken in `Solo`, given back by whoever runs the turn if it is not committed."""
+        self.refused = False
+        """A message has to wait until it may run alone, or until another one has."""
 
 
 async def run_turn(
-    session: Session, c: Consumption, marked: Sequence[Started], concluded: Sequence[Concluded], room: int
+    session: Session,
+    c: Consumption,
+    turn: Turn,
+    marked: Sequence[Started],
+    concluded: Sequence[Concluded],
+    room: int,
+    wake: Wake,
 ) -> Turn:
-    """One transaction: run `marked` handlers, record `concluded` calls, start up to `room` messages.
+    """One transaction: run `marked` handlers, record `concluded` calls, start up to `room` messages, into `turn`.
+    `wake` is set when messages that had to wait for a place of their own may try again.
 
     Raises:
         ClaimLost: another worker holds the partition; nothing may be kept.
     """
-    return await _Turn(session, c).run(marked, concluded, room)
+    for alone in turn.entered:  # the store ran this work before, and undid it
+        c.solo.leave(alone)
+    turn.reset()
+    return await _Turn(session, c, turn, wake).run(marked, concluded, room)
 
 
 class _Turn:
-    def __init__(self, session: Session, c: Consumption) -> None:
+    def __init__(self, session: Session, c: Consumption, turn: Turn, wake: Wake) -> None:
         self.session = session
+        self.wake = wake
         self.c = c
         self.now_us = c.clock.now_us()
         self.outbox = Outbox(c.origin)
         self.tx = Tx(session, self.outbox, self.now_us)
-        self.turn = Turn()
+        self.turn = turn
         sequence = c.subscription.sequence
         self.sequences = None if sequence is None else Sequences(session, c.claim, sequence)
 
@@ -295,6 +317,8 @@ class _Turn:
                 break
             if not await self._startable(started):
                 break
+            if c.subscription.effect and not self._enter(started):
+                return False
             started.starts = starts + 1
             await self.session.execute(
                 f"UPDATE millstream_parked SET starts = ? WHERE {_ROW}",  # noqa: S608 - a constant
@@ -308,6 +332,15 @@ class _Turn:
             await lanes.set_lane(self.session, c.claim, tenant, key, RUNNING, self.now_us)
             if self.turn.started[began].starts > 1:
                 return False
+        return True
+
+    def _enter(self, started: Started) -> bool:
+        """Take a place among the process's calls; a message on its last start takes the only one."""
+        started.alone = started.starts + 1 >= self.c.limits.crash_starts > 1
+        if not self.c.solo.enter(started.alone, self.wake):
+            self.turn.refused = True
+            return False
+        self.turn.entered.append(started.alone)
         return True
 
     async def _startable(self, started: Started) -> bool:

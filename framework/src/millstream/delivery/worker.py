@@ -33,6 +33,7 @@ from .pacing import Pacer
 from .registration import Registered
 from .relay import Relay
 from .replay import registration_of
+from .solo import Solo
 from .supervision import RESTART, Part, Supervised
 from .timers import ScheduleRunner, Ticking, TimerMover
 
@@ -49,6 +50,7 @@ class Engines(msgspec.Struct, frozen=True, eq=False):
     ids: Ids
     instrumentation: Instrumentation
     pacer: Pacer
+    solo: Solo
     limits: Limits = Limits()
     relay_shards: int = 1
 
@@ -227,6 +229,7 @@ class Worker:
             limits=e.limits,
             labels=(("service", self.service), ("subscription", subscription.name)),
             pacer=e.pacer,
+            solo=e.solo,
         )
         consumer = Consumer(consumption, e.transport, self._slots[claim.subscription])
         return _Held(claim, [consumer], consumer)

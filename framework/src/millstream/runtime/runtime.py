@@ -21,6 +21,7 @@ from ..delivery.consumption import Limits
 from ..delivery.outbox import Origin
 from ..delivery.pacing import Pacer
 from ..delivery.registration import Registered, register, register_relay
+from ..delivery.solo import Solo
 from ..delivery.subscription import Start, Subscription
 from ..delivery.worker import Engines, Worker
 from ..errors import Misconfigured
@@ -82,6 +83,7 @@ class Runtime:
         self.bound: dict[str, Bound] = {}
         self.pacer = Pacer(composition.clock)
         """Tell it when requests are under way."""
+        self.solo = Solo()
         self.dispatcher = Dispatcher(composition.clock, composition.instrumentation)
         self.channel = InProcessChannel(self.dispatcher, composition.clock, composition.instrumentation)
         self._stack = AsyncExitStack()
@@ -174,7 +176,7 @@ class Runtime:
                 await c.transport.mark(
                     f"{service.name}/{known.subscription.name}", known.subscription.topic, partition, rows[0][0]
                 )
-        engines = Engines(store, c.transport, c.clock, c.entropy, self.ids, c.instrumentation, self.pacer, c.limits)
+        engines = Engines(store, c.transport, c.clock, c.entropy, self.ids, c.instrumentation, self.pacer, self.solo, c.limits)
         return Worker(service.name, registered, ticking, engines, f"{service.name}-{self.ids.new()}")
 
     @property
