@@ -6,7 +6,9 @@ from .delivery.tx import Call, Query, Tx
 from .errors import Drop, MillstreamError, Misconfigured, Permanent, Refused, Transient
 from .message import Event, Message, event
 from .resilience.backoff import Retry
+from .service.context import ServiceContext
 from .service.service import Service
+from .service.state_machine import StateMachine
 
 __all__ = [
     "Call",
@@ -22,6 +24,8 @@ __all__ = [
     "Retry",
     "Sequence",
     "Service",
+    "ServiceContext",
+    "StateMachine",
     "Transient",
     "Tx",
     "event",

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from millstream import Call, Caller, Event, Permanent, Query, Retry, Service, Tx
 from millstream.http import Created
+from millstream.resilience.breaker import BreakerOpen
 from millstream.testing.harness import Harness, HttpFailure
 
 MakeHarness = Callable[..., Harness]
@@ -107,3 +108,57 @@ async def test_an_http_failure_shows_what_came_back(millstream: MakeHarness, tmp
     async with millstream(shop(tmp_path, [])) as ms:
         with pytest.raises(HttpFailure, match="answered 400"):
             await ms.post("/orders", {"order": "o1", "total": 5})
+
+
+async def test_time_does_not_run_ahead_of_retries(millstream: MakeHarness, tmp_path: Path) -> None:
+    """Tries fall at 0, 1, 3, 7 and 15 seconds, however far time is moved at once."""
+    times: list[float] = []
+    service = Service("failing")
+
+    @service.on(Ordered, name="never", retry=Retry(attempts=5, first="1s", jitter=False))
+    async def never(event: Ordered, tx: Tx) -> None:
+        times.append((tx.now_us - 1_767_225_600_000_000) / 1e6)
+        raise ValueError("no")
+
+    async with millstream(service) as ms:
+        await ms.publish(Ordered("o1", 1))
+        await ms.quiet()
+        await ms.advance("1m")
+        # A batch that fails runs again with savepoints: the handler sees its first try twice.
+        assert sorted(set(times)) == [0, 1, 3, 7, 15]
+        assert len(await ms.dead_letters(service)) == 1
+
+
+async def test_an_open_breaker_blames_nobody(millstream: MakeHarness, tmp_path: Path) -> None:
+    tries: list[int] = []
+    service = Service("caller")
+
+    @service.effect(Ordered, name="ask", retry=Retry(attempts=2))
+    async def ask(event: Ordered, call: Call) -> None:
+        tries.append(call.attempt)
+        if len(tries) < 5:
+            raise BreakerOpen("provider", 5.0)
+
+    async with millstream(service) as ms:
+        await ms.publish(Ordered("o1", 1))
+        await ms.quiet()
+        for _ in range(4):
+            await ms.advance("5s")
+        assert tries == [1, 1, 1, 1, 1]
+        assert await ms.dead_letters(service) == []
+
+
+async def test_returning_what_is_no_event_is_a_dead_letter_that_says_so(
+    millstream: MakeHarness, tmp_path: Path
+) -> None:
+    service = Service("wrong")
+
+    @service.on(Ordered, name="text")
+    async def text(event: Ordered, tx: Tx) -> str:
+        return "done"
+
+    async with millstream(service) as ms:
+        await ms.publish(Ordered("o1", 1))
+        await ms.quiet()
+        ((_, _, _, error),) = await ms.dead_letters(service)
+        assert "str is no event" in error

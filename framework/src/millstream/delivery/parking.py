@@ -17,6 +17,7 @@ import msgspec
 from ..errors import ClaimLost
 from ..ports.store import Row, Session
 from ..ports.wake import Wake
+from ..resilience.breaker import BreakerOpen
 from . import claims, dead_letters, lanes
 from .consumption import Consumption
 from .dead_letters import HOLDS, NO_LANE, WENT_ON
@@ -145,8 +146,11 @@ class _Turn:
     async def _conclude(self, started: Started, returned: Any, error: BaseException | None) -> bool:
         """Record the outcome of one message; True if its lane may go on at once."""
         c, session, item = self.c, self.session, started.item
-        if isinstance(error, GivenBack):
+        if isinstance(error, GivenBack | BreakerOpen):
             await self._give_back(started)
+            if isinstance(error, BreakerOpen):
+                later = self.now_us + round(error.retry_after * 1e6)
+                await lanes.set_lane(session, c.claim, item.tenant, item.key, WAITING, later)
             return False
         mark = self.outbox.mark()
         await session.savepoint()

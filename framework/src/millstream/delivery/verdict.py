@@ -4,7 +4,8 @@
 |---|---|
 | nothing | applied |
 | `Drop` | dropped: accepted, without effect |
-| `Permanent` and below (`Refused`, `Undecodable`, `ForeignWait`, …) | dead letter at once |
+| `Permanent` and below (`Refused`, `Undecodable`, `ForeignWait`, …), `Misconfigured` | dead letter at once |
+| `BreakerOpen`, by an effect | none: the start is given back, due again when the breaker says so |
 | `ClaimLost`, `StoreUnavailable`, cancellation | none: not the message's fault, it runs again without blame |
 | anything else | retry; a dead letter once the attempts are used up |
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 import asyncio
 from typing import Literal
 
-from ..errors import ClaimLost, Drop, Permanent, StoreUnavailable
+from ..errors import ClaimLost, Drop, Misconfigured, Permanent, StoreUnavailable
 
 __all__ = ["Verdict", "describe", "verdict_of"]
 
@@ -32,7 +33,7 @@ def verdict_of(error: BaseException, attempt: int, attempts: int) -> Verdict:
         raise error
     if isinstance(error, Drop):
         return "drop"
-    if isinstance(error, Permanent) or attempt >= attempts:
+    if isinstance(error, Permanent | Misconfigured) or attempt >= attempts:
         return "dead"
     return "retry"
 

@@ -123,6 +123,11 @@ class SqliteFile:
         """Not opened yet, or closed again."""
         return self._closed
 
+    @property
+    def busy(self) -> bool:
+        """Whether transactions run or wait."""
+        return self._running or bool(self._waiting)
+
     def connect(self, *, read_only: bool = False) -> apsw.Connection:
         """Another connection with the settings that the promise needs, read back."""
         flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE

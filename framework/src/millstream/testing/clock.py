@@ -48,6 +48,8 @@ class ManualClock:
 
     def __init__(self, start_us: int = 1_750_000_000_000_000) -> None:
         self._start_us = start_us
+        self.busy: Callable[[], bool] = lambda: False
+        """Whether something beside the loop, such as a commit in its thread, is at work: time waits for it."""
         self._elapsed = 0.0
         self._timers: list[tuple[float, int, _Timer]] = []
         self._order = count()
@@ -127,6 +129,12 @@ class ManualClock:
         await self._settle()
 
     async def _settle(self) -> None:
+        await self._rest()
+        while self.busy():
+            await asyncio.sleep(0.0002)  # real time: a thread is at work
+            await self._rest()
+
+    async def _rest(self) -> None:
         # While this task runs, `_ready` of CPython's loops holds what else is to run; empty, all others wait.
         ready = getattr(asyncio.get_running_loop(), "_ready", None)
         if ready is None:

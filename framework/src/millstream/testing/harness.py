@@ -116,6 +116,8 @@ class Harness:
             ids=self.runtime.ids,
             instrumentation=composition.instrumentation,
         )
+        files = [store.file for b in bound if isinstance(store := b.store, SqliteStore)]
+        self.clock.busy = lambda: any(file.busy for file in files)
         await self._until(lambda: self.runtime.ready, "the workers did not start")
         return self
 
@@ -229,13 +231,25 @@ class Harness:
             NeverQuiet: something stays in flight; the message says what.
         """
         deadline = asyncio.get_running_loop().time() + PATIENCE
-        while found := await self._in_flight():
+        rested = 0
+        while rested < 2:  # what one look caught between two steps, the next one sees
+            found = await self._in_flight()
+            rested = 0 if found else rested + 1
             if asyncio.get_running_loop().time() > deadline:
-                raise NeverQuiet("; ".join(found))
+                raise NeverQuiet("; ".join(found + await self._without_topic()))
             await asyncio.sleep(0.001)
 
+    async def _without_topic(self) -> list[str]:
+        """Why outbox rows may never leave: nobody declared their topic."""
+        return [
+            f"topic {topic!r} does not exist: declare its event with `{name}.emits(…)` or as a handler's return type"
+            for name, bound in self.runtime.bound.items()
+            for (topic,) in await bound.store.query("SELECT DISTINCT topic FROM millstream_outbox")
+            if await self.transport.partitions(topic) is None
+        ]
+
     async def _in_flight(self) -> list[str]:
-        found: list[str] = []
+        found = ["a transaction that is not committed yet"] if self.clock.busy() else []
         for name, bound in self.runtime.bound.items():
             # Positions first: a batch that commits in the thread between two of these looks has moved its position with
             # its outbox rows. Looked at last, it would show the end reached, and its rows would not have been there yet.
@@ -250,6 +264,7 @@ class Harness:
                 "outbox rows": "SELECT COUNT(*) FROM millstream_outbox o WHERE NOT EXISTS (SELECT 1 FROM "
                 "millstream_held_keys h WHERE h.topic = o.topic AND (h.key = o.key OR h.row_id = o.id))",
                 "timers due": "SELECT COUNT(*) FROM millstream_timers WHERE due <= millstream_now()",
+                "schedules due": "SELECT COUNT(*) FROM millstream_schedules WHERE due <= millstream_now()",
                 "lanes due or running": "SELECT COUNT(*) FROM millstream_lanes "
                 "WHERE state = 2 OR (state IN (0, 4) AND due <= millstream_now())",
             }
