@@ -95,7 +95,7 @@ class Embedded:
 
     async def publish(self, event: Event) -> None:
         """One event in a transaction of its own; returns once it is durable."""
-        caller = Caller("bench", traceparent=self.telemetry.new_trace(), correlation_id=self.runtime.ids.new())
+        caller = Caller("bench", traceparent=self.telemetry.new_trace())
 
         async def unit(session: Session) -> None:
             outbox = Outbox(self._origin)

@@ -29,6 +29,10 @@ def until_sent(customers: Customers, orders: int) -> None:
         time.sleep(0.002)
 
 
+ROUNDS = 10
+"""How often an operator looks again for dead letters of the crash loop."""
+
+
 def test_twenty_kills_under_load_lose_and_double_nothing(up: Up) -> None:
     dice = random.Random(SEED)
     up.start()
@@ -47,8 +51,12 @@ def test_twenty_kills_under_load_lose_and_double_nothing(up: Up) -> None:
     until_sent(customers, 20)
     customers.finish()
     seconds = time.monotonic() - began
-    redriven = redrive_innocents(up)
-    verdict = customers.verdict()
+    # A call that waited for its turn to run alone may be found out only after others were redriven.
+    redriven, verdict = redrive_innocents(up), customers.verdict()
+    for _ in range(ROUNDS):
+        if not (again := redrive_innocents(up)):
+            break
+        redriven, verdict = redriven + again, customers.verdict()
     print(f"{KILLS} kills in {seconds:.1f} s, {customers.repeats} repeats, {redriven} redriven: {verdict.line()}")  # noqa: T201
     assert verdict.passed, "\n".join(verdict.complaints[:20])
     assert customers.repeats > 0

@@ -176,7 +176,9 @@ class Runtime:
                 await c.transport.mark(
                     f"{service.name}/{known.subscription.name}", known.subscription.topic, partition, rows[0][0]
                 )
-        engines = Engines(store, c.transport, c.clock, c.entropy, self.ids, c.instrumentation, self.pacer, self.solo, c.limits)
+        engines = Engines(
+            store, c.transport, c.clock, c.entropy, self.ids, c.instrumentation, self.pacer, self.solo, c.limits
+        )
         return Worker(service.name, registered, ticking, engines, f"{service.name}-{self.ids.new()}")
 
     @property
