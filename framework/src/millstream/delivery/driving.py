@@ -22,12 +22,19 @@ _STDLIB = sysconfig.get_path("stdlib")
 class _Depth:
     """How many transaction bodies are on this thread's stack. Bodies run to their end or to a wait, so it is exact."""
 
-    value = 0
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0
+
+
+# An instance: to set an attribute of a class would throw away the interpreter's caches for it, with every transaction.
+_depth = _Depth()
 
 
 def in_transaction() -> bool:
     """Whether the code that asks runs inside a transaction's body: clients of the outside must refuse then."""
-    return _Depth.value > 0
+    return _depth.value > 0
 
 
 def drive(body: Coroutine[Any, Any, R]) -> R:
@@ -36,13 +43,13 @@ def drive(body: Coroutine[Any, Any, R]) -> R:
     Raises:
         ForeignWait: it suspended; names the file and line of the wait. The coroutine has been unwound by then.
     """
-    _Depth.value += 1
+    _depth.value += 1
     try:
         body.send(None)
     except StopIteration as done:
         return done.value
     finally:
-        _Depth.value -= 1
+        _depth.value -= 1
     error = _foreign_wait(body)
     try:
         body.throw(error)

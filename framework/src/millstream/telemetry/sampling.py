@@ -13,7 +13,7 @@ from .trace_context import is_sampled, trace_id_of
 
 __all__ = ["Sampler", "sampler_from"]
 
-_MASK = (1 << 64) - 1
+_WHOLE = float(1 << 64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Sampler:
         if self.ratio >= 1.0:
             return True
         # The lowest 64 bits: the part that the standard asks to be random.
-        return self.ratio > 0.0 and int(trace_id[16:], 16) & _MASK < self.ratio * (1 << 64)
+        return self.ratio > 0.0 and int(trace_id[16:], 16) < self.ratio * _WHOLE
 
     def follows(self, traceparent: str) -> bool:
         """Whether to record a span under this parent."""

@@ -18,6 +18,7 @@ _LENGTH = 55
 is_valid = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}").fullmatch
 """Something true where a text is a traceparent of version 00. Bound, not wrapped: it runs for every span."""
 
+_NO_TRACE, _NO_SPAN = "0" * 32, "0" * 16
 _ODD = frozenset("13579bdf")
 
 
@@ -66,6 +67,16 @@ class TraceIds:
     def span_id(self) -> str:
         """16 hexadecimal digits, not all zero."""
         return self._draw(16)
+
+    def trace_and_span_id(self) -> tuple[str, str]:
+        """Both, in one draw: most spans begin a trace."""
+        at = self._at
+        if at + 48 <= len(self._pool):
+            self._at = at + 48
+            trace_id, span_id = self._pool[at : at + 32], self._pool[at + 32 : at + 48]
+            if trace_id != _NO_TRACE and span_id != _NO_SPAN:
+                return trace_id, span_id
+        return self.trace_id(), self.span_id()
 
     def _draw(self, digits: int) -> str:
         while True:

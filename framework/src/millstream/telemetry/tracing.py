@@ -70,8 +70,8 @@ class Tracer:
 
     def new_trace(self) -> str:
         """A traceparent for work that begins here."""
-        trace_id = self._ids.trace_id()
-        return f"00-{trace_id}-{self._ids.span_id()}-{'01' if self._sampler.begins(trace_id) else '00'}"
+        trace_id, span_id = self._ids.trace_and_span_id()
+        return f"00-{trace_id}-{span_id}-{'01' if self._sampler.begins(trace_id) else '00'}"
 
     def child_of(self, parent: str) -> str:
         """The traceparent of a recorded span under this parent."""
