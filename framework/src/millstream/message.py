@@ -181,11 +181,11 @@ def _fields(cls: type[Any]) -> tuple[str, ...] | None:
 
 def _codec(cls: type[Any]) -> tuple[Callable[[Any], bytes], Callable[[bytes], Any]]:
     if hasattr(cls, "model_validate_json"):  # pydantic, without importing it
-        return (lambda e: e.model_dump_json().encode()), cls.model_validate_json
+        return (lambda e: e.model_dump_json().encode()), lambda data: cls.model_validate_json(bytes(data))
     return msgspec.json.Encoder().encode, msgspec.json.Decoder(cls).decode
 
 
-class Message(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="specversion", tag="1.0"):
+class Message(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="specversion", tag="1.0", gc=False):
     """The envelope: CloudEvents 1.0 context attributes, our extensions, and the data as it stands on the wire.
 
     `time` is when its outbox row was written by the producing store's clock (rule C8). `deadline` is the moment after

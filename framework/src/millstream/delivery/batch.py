@@ -76,6 +76,7 @@ class _Batch:
         self.outbox = Outbox(c.origin)
         self.tx = Tx(session, self.outbox, self.now_us)
         self.report = Report()
+        self.handled = 0
         self.parked: list[Parked] = []
         self.waiting: set[Lane] = set()
         sequence = c.subscription.sequence
@@ -94,8 +95,8 @@ class _Batch:
                 await self._not_new(item, admitted[index])
             elif self.sequences is not None and (order := await self._order(self.sequences, item)) != "next":
                 await self._out_of_order(item, order)
-            elif await self._set_aside(index, item):
-                pass
+            elif not self._runs(index, item):
+                await self._set_aside(index, item)
             elif index in self.failed:
                 await self._failed(item, self.failed[index])
             elif c.subscription.batched:
@@ -113,10 +114,17 @@ class _Batch:
         if self.sequences is not None:
             await self.sequences.flush(self.now_us)
         await self.outbox.flush(self.session)
+        self.report.counts["millstream_messages_handled_total"] = self.handled
         self.report.seconds = c.clock.monotonic() - began
         return self.report
 
-    async def _set_aside(self, index: int, item: Prepared) -> bool:
+    def _runs(self, index: int, item: Prepared) -> bool:
+        """Whether a message runs in this batch."""
+        if item.fate != "run" or index < self.c.claim.suspect or self.c.subscription.effect:
+            return False
+        return not self.waiting or (item.tenant, item.key) not in self.waiting
+
+    async def _set_aside(self, index: int, item: Prepared) -> None:
         """Park, bury or skip what does not run in a batch now."""
         if item.fate == "skip":
             self.report.counts["millstream_messages_skipped_total"] += 1
@@ -129,11 +137,8 @@ class _Batch:
             self._park(item, state=UNKNOWN, error=item.error)
         elif index < self.c.claim.suspect:
             self._park(item, starts=1, error="the process that ran this batch ended without releasing its claim")
-        elif self.c.subscription.effect:
+        else:  # an effect
             self._park(item)
-        else:
-            return False
-        return True
 
     async def _not_new(self, item: Prepared, why: str) -> None:
         if why == "old":
@@ -162,27 +167,31 @@ class _Batch:
 
     async def _handle(self, index: int, item: Prepared) -> None:
         """Run one message's handler; its changes and events stay only if it succeeds."""
-        session, mark = self.session, self.outbox.mark()
-        if self.savepoints:
+        session, tx, savepoints = self.session, self.tx, self.savepoints
+        muted = item.position <= self.c.muted_until
+        mark = self.outbox.mark() if savepoints or muted else None
+        if savepoints:
             await session.savepoint()
         try:
-            self.tx._cause = item.message  # pyright: ignore[reportPrivateUsage] - one Tx serves the batch; the kernel owns it
+            tx._cause = item.message  # pyright: ignore[reportPrivateUsage] - one Tx serves the batch; the kernel owns it
             current_trace.set(item.message.traceparent)
-            publish_returned(self.tx, await self.c.subscription.handle(item.event, self.tx))
+            returned = await self.c.subscription.handle(item.event, tx)
+            if returned is not None:
+                publish_returned(tx, returned)
             await session.flush()
-            if item.position <= self.c.muted_until:
+            if muted and mark is not None:
                 self.outbox.cut(mark)
         except BaseException as error:
             verdict_of(error, 1, 1)  # raises what is not the message's fault
-            if not self.savepoints:
+            if mark is None or not savepoints:
                 raise TakeOut(index, error) from error
             await session.rollback()
             self.outbox.cut(mark)
             await self._failed(item, error)
         else:
-            if self.savepoints:
+            if savepoints:
                 await session.release()
-            self.report.counts["millstream_messages_handled_total"] += 1
+            self.handled += 1
 
     async def _handle_together(self, ready: list[int]) -> None:
         """Give a batched handler all its messages at once; if that fails, one by one to find out whose fault it is."""
@@ -210,7 +219,7 @@ class _Batch:
                     await self._handle_together([index])
         else:
             await session.release()
-            self.report.counts["millstream_messages_handled_total"] += len(items)
+            self.handled += len(items)
 
     async def _failed(self, item: Prepared, error: BaseException) -> None:
         retry = self.c.subscription.retry

@@ -36,34 +36,29 @@ async def admit(session: Session, claim: Claim, batch: Sequence[Prepared], now_u
             partition,
         )
     )
-    seen: set[tuple[str, str]] = set()
-    rows: list[tuple[int, str, str, int, int]] = []
-    places: list[int] = []
     result: Admission = ["new"] * len(batch)
+    places: dict[tuple[str, str], int] = {}
     for index, item in enumerate(batch):
         message = item.message
-        if not message.id:
-            continue
-        identity = (message.source, message.id)
-        if identity in seen:
+        if message.id and places.setdefault((message.source, message.id), index) != index:
             result[index] = "known"
-            continue
-        seen.add(identity)
-        rows.append((subscription, message.source, message.id, partition, item.time_us or now_us))
-        places.append(index)
+    rows = [
+        (subscription, source, id_, partition, batch[index].time_us or now_us)
+        for (source, id_), index in places.items()
+    ]
+    new = await session.insert_new("millstream_inbox", _COLUMNS, rows)
     raised: dict[str, int] = {}
-    for index, row, new in zip(places, rows, await session.insert_new("millstream_inbox", _COLUMNS, rows), strict=True):
-        if not new:
+    for row, index, is_new in zip(rows, places.values(), new, strict=True):
+        source, time_us = row[1], row[4]
+        if not is_new:
             result[index] = "known"
-            continue
-        source, time_us = row[1], min(row[4], now_us)
-        newest = marks.get(source, 0)
-        if time_us < newest - retention_us:
+        elif (time_us if time_us < now_us else now_us) < marks.get(source, 0) - retention_us:
             result[index] = "old"
-        elif time_us > newest and time_us > raised.get(source, 0):
+        elif time_us > raised.get(source, 0):
             raised[source] = time_us
     for source, newest in raised.items():
-        await session.execute(_WATERMARK, subscription, partition, source, newest)
+        if min(newest, now_us) > marks.get(source, 0):
+            await session.execute(_WATERMARK, subscription, partition, source, min(newest, now_us))
     return result
 
 

@@ -54,7 +54,7 @@ def prepare_one(value: bytes, position: int, known: Mapping[str, EventType], rec
     except Undecodable as error:
         return Prepared(position, value, _NO_MESSAGE, None, "undecodable", "", "", 0, str(error), lane=False)
     declared = known.get(message.type)
-    tenant, key = message.tenant or "", message.lane
+    tenant, key = message.tenant or "", message.subject if message.subject is not None else message.id
     if declared is not None and message.dataversion <= declared.version:
         try:
             event = declared.read(message.dataversion, _data_of(message))
@@ -67,9 +67,9 @@ def prepare_one(value: bytes, position: int, known: Mapping[str, EventType], rec
     return Prepared(position, value, message, None, "skip", tenant, key, time_us)
 
 
-def _data_of(message: Message) -> bytes:
+def _data_of(message: Message) -> bytes | msgspec.Raw:
     if message.data_base64 is not None:
         import base64  # foreign producers only
 
         return base64.b64decode(message.data_base64)
-    return bytes(message.data)
+    return message.data
