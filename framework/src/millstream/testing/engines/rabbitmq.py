@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -94,7 +94,7 @@ class RabbitmqServer(EngineServer):
 
 
 @contextmanager
-def _no_service_starts() -> Iterator[None]:
+def _no_service_starts() -> Generator[None]:
     """Debian starts what it installs unless `policy-rc.d` says no. Ours is there while we install, if nobody has one."""
     mine = False
     if os.geteuid() == 0 and not _PROGRAM.exists():
