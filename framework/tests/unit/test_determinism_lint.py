@@ -24,6 +24,7 @@ OUTSIDE = {
     "cli/": "the program a person starts; it owns the process",
     "testing/": "the simulator and the harness implement the ports, with their own seeds and clocks",
     "telemetry/": "an implementation of ports.instrumentation: it measures with the real clock",
+    "grpc/": "an edge on the driver grpcio, which keeps threads and timers of its own",
     "runtime/process.py": "the process edge: signals, child processes, the event loop",
 }
 
@@ -42,8 +43,9 @@ _PROCESS = "the process edge: only runtime/process.py and the CLI touch it"
 BANNED_MODULES = {
     **dict.fromkeys(
         (
-            "aio_pika", "aiohttp", "aiokafka", "aiosmtplib", "aiosqlite", "apsw", "asyncpg", "confluent_kafka", "httpx",
-            "nats", "pika", "psycopg", "psycopg2", "redis", "requests", "rstream", "sqlalchemy", "sqlite3", "urllib3",
+            "aio_pika", "aiohttp", "aiokafka", "aiosmtplib", "aiosqlite", "apsw", "asyncpg", "confluent_kafka", "grpc",
+            "httpx", "nats", "pika", "psycopg", "psycopg2", "redis", "requests", "rstream", "sqlalchemy", "sqlite3",
+            "urllib3",
         ),
         _DRIVER,
     ),

@@ -22,7 +22,7 @@ from .dispatch import Dispatcher, error_of
 from .errors import rpc_error_of
 from .time_limit import TimeLimit
 
-__all__ = ["InProcessChannel"]
+__all__ = ["InProcessChannel", "calling_line"]
 
 _PACKAGE = str(Path(__file__).parents[1])
 
@@ -44,7 +44,7 @@ class InProcessChannel:
             ForeignWait: called inside a transaction.
         """
         if in_transaction():
-            raise ForeignWait(_user_line(), f"a call of {service}/{method}")
+            raise ForeignWait(calling_line(), f"a call of {service}/{method}")
         now_us = self._clock.now_us()
         deadline_us = now_us + round(timeout * 1e6)
         if caller.deadline_us is not None and caller.deadline_us < deadline_us:
@@ -64,7 +64,7 @@ class InProcessChannel:
             raise error_of(answer)
 
 
-def _user_line() -> str:
+def calling_line() -> str:
     """The innermost line outside of the framework: where the call stands."""
     frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage] - the only way to name the caller's line
     while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
