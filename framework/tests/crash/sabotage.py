@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from life import Sabotage
+from millstream.delivery.driving import drive
 from millstream.message import Record
 from millstream.ports.store import Row, Session, Store
 from millstream.ports.transport import Transport
@@ -154,14 +155,14 @@ class OutboxApart(_OneStore):
         points: Failpoints
 
         async def transact(self, work: Work) -> Any:
-            later: list[tuple[str, Any]] = []
+            later: list[Any] = []
             result = await self.inner.transact(lambda session: work(_OutboxLater(session, later)))
             if later:
                 self.points.hit(BETWEEN)
 
                 async def write(session: Session) -> None:
-                    for sql, rows in later:
-                        await session.execute_many(sql, rows)
+                    for call in later:
+                        session.append(*call)
                     session.notify("millstream_outbox")
 
                 await self.inner.transact(write)
@@ -169,15 +170,12 @@ class OutboxApart(_OneStore):
 
 
 class _OutboxLater(SessionThrough):
-    def __init__(self, inner: Session, later: list[tuple[str, Any]]) -> None:
+    def __init__(self, inner: Session, later: list[Any]) -> None:
         super().__init__(inner)
         self._later = later
 
-    async def execute_many(self, sql: str, rows: Sequence[Any]) -> None:
-        if sql.startswith("INSERT INTO millstream_outbox"):
-            self._later.append((sql, list(rows)))
-        else:
-            await self.inner.execute_many(sql, rows)
+    def append(self, table: str, columns: Sequence[str], rows: Sequence[Any]) -> None:
+        self._later.append((table, columns, rows))
 
 
 # -- the relay ------------------------------------------------------------------------------------------------------
@@ -210,11 +208,14 @@ class _Showing(SessionThrough):
         super().__init__(inner)
         self._dirty = dirty
 
-    async def execute_many(self, sql: str, rows: Sequence[Any]) -> None:
-        await self.inner.execute_many(sql, rows)
-        if sql.startswith("INSERT INTO millstream_outbox"):
-            for row in await self.inner.fetch("SELECT id, topic, key, value FROM millstream_outbox"):
-                self._dirty[row[0]] = row
+    def append(self, table: str, columns: Sequence[str], rows: Sequence[Any]) -> None:
+        marks = ", ".join("?" * len(columns))
+        sql = f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})"
+        drive(
+            self.inner.execute_many(sql, rows)
+        )  # at once, so that they are there before it is known whether they stay
+        for row in drive(self.inner.fetch("SELECT id, topic, key, value FROM millstream_outbox")):
+            self._dirty[row[0]] = row
 
 
 class EarlyConfirmation(Sabotage):

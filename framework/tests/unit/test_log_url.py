@@ -35,5 +35,5 @@ def test_an_unknown_option_is_named(tmp_path: Path) -> None:
 
 
 def test_an_unknown_adapter_names_the_installed_ones(tmp_path: Path) -> None:
-    with pytest.raises(Misconfigured, match="installed are log, memory"):
+    with pytest.raises(Misconfigured, match="installed are kafka, log, memory, nats"):
         open_transport("kafak://x", AdapterContext(tmp_path, SystemClock(), Silent()))

@@ -29,7 +29,7 @@ async def test_t4_slots_are_locked_ascending_before_the_rows_which_keep_the_orde
         async def lock_slots(self, slots: Any) -> None:
             steps.append(list(slots))
 
-        async def execute_many(self, sql: str, rows: Any) -> None:
+        def append(self, table: str, columns: Any, rows: Any) -> None:
             steps.append([row[2] for row in rows])
 
         def notify(self, channel: str) -> None: ...
@@ -58,7 +58,7 @@ async def test_t4_events_are_written_after_the_last_business_statement(kernel: A
     kernel.store.file._writer.exec_trace = trace
     await kernel.batch(c)
     kernel.store.file._writer.exec_trace = None
-    assert inserted == ["applied", "applied", "millstream_outbox", "millstream_outbox"]
+    assert inserted == ["applied", "applied", "millstream_outbox", "millstream_outbox"], "two rows are no group of four"
 
 
 async def test_t4_size_is_checked_at_the_call(kernel: Any) -> None:

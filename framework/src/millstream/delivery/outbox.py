@@ -24,7 +24,7 @@ OUTBOX_CHANNEL = "millstream_outbox"
 TIMER_CHANNEL = "millstream_timers"
 SLOTS = 128
 
-_INSERT = "INSERT INTO millstream_outbox (slot, topic, key, value) VALUES (?, ?, ?, ?)"
+_COLUMNS = ("slot", "topic", "key", "value")
 _INSERT_TIMER = "INSERT INTO millstream_timers (due, topic, key, value) VALUES (?, ?, ?, ?)"
 
 
@@ -146,7 +146,7 @@ async def write_rows(session: Session, rows: list[tuple[str, str | None, bytes]]
     placed = [(slot_of(topic, key), topic, key, value) for topic, key, value in rows]
     slots = [placed[0][0]] if len(placed) == 1 else sorted({row[0] for row in placed if row[2] is not None})
     await session.lock_slots(slots)
-    await session.execute_many(_INSERT, placed)
+    session.append("millstream_outbox", _COLUMNS, placed)
     session.notify(OUTBOX_CHANNEL)
 
 

@@ -175,7 +175,7 @@ class Relay:
 
     async def _delete(self, ids: list[int]) -> None:
         async def work(session: Session) -> None:
-            await session.execute_many("DELETE FROM millstream_outbox WHERE id = ?", [(i,) for i in ids])
+            await session.execute_many("DELETE FROM millstream_outbox WHERE id >= ? AND id <= ?", _runs(ids))
 
         try:
             await self._store.transact(work)
@@ -198,3 +198,17 @@ class Relay:
 
         await self._store.transact(work)
         self._instrumentation.log("error", "key_held", topic=topic, lane=key, row=id_, reason=reason)
+
+
+def _runs(ids: list[int]) -> list[tuple[int, int]]:
+    """The ids as runs without a gap: (first, last) of each. A run holds no id that is not among them."""
+    ids.sort()
+    runs: list[tuple[int, int]] = []
+    first = last = ids[0]
+    for id_ in ids[1:]:
+        if id_ != last + 1:
+            runs.append((first, last))
+            first = id_
+        last = id_
+    runs.append((first, last))
+    return runs

@@ -62,6 +62,15 @@ class Session(Protocol):
         """
         ...
 
+    def append(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Param]]) -> None:
+        """Insert rows, in this order, before the commit, behind whatever else this transaction does: nothing of it sees
+        them. Nothing may refuse one: no unique constraint, no check. Where transactions share a commit, theirs are written
+        together, in the order of the transactions.
+
+        `table` and `columns` are identifiers from code, never from input.
+        """
+        ...
+
     def queue(self, sql: str, params: Sequence[Param], check: Callable[[int], None] | None = None) -> None:
         """A write whose result nobody reads now (rule T5). It runs before the next read of this session or before the
         commit, in the order of the calls; `check` receives the number of changed rows and may raise."""

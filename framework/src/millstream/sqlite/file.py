@@ -1,8 +1,9 @@
 """One SQLite file with one writer: transactions that are ready together share one durable commit.
 
 Statements run inline on the event loop; only COMMIT goes to a thread (rule T1). While it runs, new work queues up and
-becomes the next group: the slower the disk, the larger the groups. Each member has a savepoint, so a failing one
-costs the others nothing; whoever took part, even only to read, gets its answer after the group's commit (rule T2).
+becomes the next group: the slower the disk, the larger the groups. Each member has a savepoint from its first statement
+on, so a failing one costs the others nothing; whoever took part, even only to read, gets its answer after the group's
+commit (rule T2). Rows that no member reads back are collected and written at the end of the group, many by one statement.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import contextvars
 import fcntl
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +24,7 @@ import apsw
 from ..clock import Clock, SystemClock
 from ..errors import Misconfigured, StoreUnavailable
 from ..ports.instrumentation import Instrumentation, Silent
+from .many import Insert
 from .thread import WorkerThread
 
 __all__ = ["OLDEST_LIBRARY", "SqliteFile"]
@@ -40,7 +42,8 @@ CHECKPOINT_PATIENCE_MS = 100
 RESTART_PAGES = 16_000
 """64 MB of WAL: the writer outran the copying; hold it for a moment so that the WAL starts again from its beginning."""
 
-Member = tuple[Callable[[apsw.Connection], Any], "asyncio.Future[Any]", contextvars.Context]
+Member = tuple[Callable[[apsw.Connection], Any], "asyncio.Future[Any]", contextvars.Context, bool]
+"""What to run, who waits for it, the context to run it in, and whether it begins its savepoint by itself."""
 
 
 class SqliteFile:
@@ -71,6 +74,8 @@ class SqliteFile:
         self._held = False
         self._checkpointing = False
         self._committing = False
+        self._in_savepoint = False
+        self._appended: list[tuple[Insert, list[Sequence[Any]]]] = []
         self._closed = True
         self._wal_pages = 0
         self._copied_pages = 0
@@ -92,6 +97,8 @@ class SqliteFile:
             self._writer.wal_autocheckpoint(0)
             self._writer.set_wal_hook(self._on_wal)
             self._writer.set_commit_hook(lambda: not self._committing)
+            self.cursor = self._writer.cursor()
+            """The writer's, shared by all members: to make one for each statement is a fifth of its cost."""
             self.reader = self.connect(read_only=True)
         except apsw.Error as error:
             self._unlock()
@@ -169,22 +176,37 @@ class SqliteFile:
 
     # -- groups -------------------------------------------------------------------------------------------------
 
-    async def write(self, work: Callable[[apsw.Connection], R]) -> R:
-        """Run `work` in a savepoint of the next group; return its result once the group is durable.
+    def write(self, work: Callable[[apsw.Connection], R], *, lazy: bool = False) -> asyncio.Future[R]:
+        """Run `work` in a savepoint of the next group; the future has its result once the group is durable.
 
-        An exception from `work` undoes all it did and is raised here, after the group's commit too.
+        An exception from `work` undoes all it did and becomes the future's, after the group's commit too. lazy: `work`
+        calls `begin` before its first statement; one without a statement then costs no savepoint.
 
         Raises:
-            StoreUnavailable: the group could not be committed, or the file is closed.
+            StoreUnavailable: the file is closed; or, by the future, the group could not be committed.
         """
         if self._closed:
             raise StoreUnavailable(f"{self.path}: closed")
         future: asyncio.Future[R] = self._loop.create_future()
-        self._waiting.append((work, future, contextvars.copy_context()))
+        self._waiting.append((work, future, contextvars.copy_context(), lazy))
         if not self._running and not self._held:
             self._running = True
             self._loop.call_soon(self._run_group)
-        return await future
+        return future
+
+    def begin(self) -> None:
+        """From inside lazy `work`: what follows is undone if it fails."""
+        if not self._in_savepoint:
+            self._writer.execute("SAVEPOINT member")
+            self._in_savepoint = True
+
+    def append(self, rows: Insert, values: Sequence[Sequence[Any]]) -> None:
+        """From inside `work`, as its last act: insert these rows behind those that earlier members appended, in the same
+        commit. Nothing may refuse one of them: that would cost the whole group."""
+        if self._appended and self._appended[-1][0] is rows:
+            self._appended[-1][1].extend(values)
+        else:
+            self._appended.append((rows, list(values)))
 
     def after_commit(self, hook: Callable[[], object]) -> None:
         """From inside `work`: call `hook` on the loop once this group is durable, once for all members that ask for the
@@ -199,26 +221,24 @@ class SqliteFile:
             writer.execute("BEGIN IMMEDIATE")
             before = writer.total_changes()
             while waiting and len(members) < GROUP_LIMIT:
-                work, future, context = waiting.popleft()
+                work, future, context, lazy = waiting.popleft()
                 if future.cancelled():
                     continue  # cancelled before it started: it never runs
                 hooks = len(self._hooks)
-                writer.execute("SAVEPOINT member")
+                self._in_savepoint = False
+                if not lazy:
+                    self.begin()
                 try:
                     result = context.run(work, writer)
-                    writer.execute("RELEASE member")
+                    if self._in_savepoint:
+                        writer.execute("RELEASE member")
                     members.append((future, result, None))
-                except BaseException as error:  # whatever it is, it belongs to the member that raised it
+                except BaseException as error:  # noqa: BLE001 - whatever it is, it belongs to the member that raised it
                     members.append((future, None, error))
-                    while len(self._hooks) > hooks:
-                        self._hooks.popitem()
-                    # A full disk or an I/O error may have ended the whole transaction, the other members included.
-                    if not writer.in_transaction:
-                        raise StoreUnavailable(f"{self.path}: the engine ended the transaction: {error}") from error
-                    writer.execute("ROLLBACK TO member")
-                    writer.execute("RELEASE member")
+                    self._undo(hooks, error)
                 if self._clock.monotonic() - began > GROUP_SECONDS:
                     break
+            self._write_appended()
             changed = writer.total_changes() != before
         except BaseException as error:  # noqa: BLE001 - the group fails as one
             self._fail(members, error)
@@ -232,6 +252,22 @@ class SqliteFile:
             except apsw.Error as caught:
                 error = caught
             self._settle(members, error)
+
+    def _undo(self, hooks: int, error: BaseException) -> None:
+        """Take back what the member at hand did, and the hooks it added to the first `hooks`."""
+        while len(self._hooks) > hooks:
+            self._hooks.popitem()
+        # A full disk or an I/O error may have ended the whole transaction, the other members included.
+        if not self._writer.in_transaction:
+            raise StoreUnavailable(f"{self.path}: the engine ended the transaction: {error}") from error
+        if self._in_savepoint:
+            self._writer.execute("ROLLBACK TO member")
+            self._writer.execute("RELEASE member")
+
+    def _write_appended(self) -> None:
+        appended, self._appended = self._appended, []
+        for rows, values in appended:
+            rows.run(self.cursor, values)
 
     def _commit(self) -> None:
         # The hook turns any other COMMIT, one in a member's own SQL, into a rollback: it would keep half of a group.
@@ -264,7 +300,7 @@ class SqliteFile:
         with suppress(apsw.Error):  # a disk that refuses this too: the next group says so, and nobody waits for ever
             if self._writer.in_transaction:
                 self._writer.execute("ROLLBACK")
-        self._hooks = {}
+        self._hooks, self._appended = {}, []
         for future, _, failure in members:
             if not future.done():
                 unavailable = StoreUnavailable(f"{self.path}: nothing of this transaction was kept: {error}")

@@ -7,7 +7,7 @@ names the line (rule T3).
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
@@ -22,6 +22,7 @@ from ..ports.store import Param, Row, Session, Signal, StoreCapabilities
 from ..ports.transport import Durability
 from ..ports.wake import Wake
 from ..sqlite.file import SqliteFile
+from ..sqlite.many import Insert, insert
 from ..sqlite.thread import WorkerThread
 
 __all__ = ["SqliteStore", "open_store"]
@@ -70,16 +71,19 @@ class SqliteStore:
         )
 
     async def transact(self, work: Callable[[Session], Awaitable[R]]) -> R:
-        return await self.file.write(lambda connection: self._drive(work, connection))
+        return await self.file.write(partial(self._drive, work), lazy=True)
 
     def _drive(self, work: Callable[[Session], Awaitable[R]], connection: apsw.Connection) -> R:
-        session = _SqliteSession(connection)
+        session = _SqliteSession(self.file, connection)
+        appended = session.appended
         try:
             result = drive(cast(Coroutine[Any, Any, R], work(session)))
         except apsw.Error as error:
             raise _translated(error) from error
         finally:
             session.end()
+        for rows, values in appended:
+            self.file.append(rows, values)
         if session.channels:
             self._notified.update(session.channels)
             self.file.after_commit(self._fire)
@@ -140,23 +144,35 @@ class SqliteStore:
 
 
 class _SqliteSession:
-    """A session over the writer, inside the savepoint of one member of a group."""
+    """A session over the writer, as one member of a group; its savepoint begins with its first statement."""
 
-    __slots__ = ("_connection", "channels")
+    __slots__ = ("_begun", "_connection", "_cursor", "_file", "_marks", "appended", "channels")
 
-    def __init__(self, connection: apsw.Connection) -> None:
+    def __init__(self, file: SqliteFile, connection: apsw.Connection) -> None:
+        self._file = file
         self._connection: Any = connection
+        self._cursor: Any = file.cursor
+        self._begun = False
+        self._marks: list[int] = []
+        self.appended: Any = cast(list[tuple[Insert, Sequence[Sequence[Param]]]], [])
         self.channels: list[str] = []
 
     def end(self) -> None:
-        self._connection = _Ended()
+        self._connection = self._cursor = self.appended = _Ended()
+        self._begun = True
+
+    def _begin(self) -> None:
+        self._file.begin()
+        self._begun = True
 
     async def execute(self, sql: str, *params: Param) -> int:
         try:
-            connection = self._connection
+            if not self._begun:
+                self._begin()
+            connection, cursor = self._connection, self._cursor
             _statement(sql)
             before = connection.total_changes()
-            connection.execute(sql, params).fetchall()
+            cursor.execute(sql, params).fetchall()
             # changes() keeps the number of an earlier statement when this one is no write at all.
             return connection.changes() if connection.total_changes() != before else 0
         except apsw.Error as error:
@@ -164,51 +180,70 @@ class _SqliteSession:
 
     async def execute_many(self, sql: str, rows: Sequence[Sequence[Param]]) -> None:
         try:
+            if not self._begun:
+                self._begin()
             _statement(sql)
             if len(rows) == 1:
-                self._connection.execute(sql, rows[0])  # a third of what executemany costs for one row
+                self._cursor.execute(sql, rows[0]).fetchall()  # a third of what executemany costs for one row
             else:
-                self._connection.executemany(sql, rows).fetchall()  # a statement with RETURNING stops at its first row
+                self._cursor.executemany(sql, rows).fetchall()  # a statement with RETURNING stops at its first row
         except apsw.Error as error:
             raise _translated(error) from error
 
     async def fetch(self, sql: str, *params: Param) -> list[Row]:
         try:
+            if not self._begun:
+                self._begin()
             _statement(sql)
-            return self._connection.execute(sql, params).fetchall()
+            return self._cursor.execute(sql, params).fetchall()
         except apsw.Error as error:
             raise _translated(error) from error
 
     async def fetch_one(self, sql: str, *params: Param) -> Row | None:
-        try:
-            _statement(sql)
-            rows = self._connection.execute(sql, params).fetchall()
-        except apsw.Error as error:
-            raise _translated(error) from error
+        rows = await self.fetch(sql, *params)
         return rows[0] if rows else None
 
     async def insert_new(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Param]]) -> list[bool]:
-        marks = ", ".join("?" * len(columns))
-        sql = f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks}) ON CONFLICT DO NOTHING"  # noqa: S608 - identifiers from code
-        connection, new = self._connection, list[bool]()
-        count = connection.total_changes()
         try:
-            for row in rows:
-                connection.execute(sql, row)
-                after = connection.total_changes()
-                new.append(after != count)
-                count = after
+            if not self._begun:
+                self._begin()
+            return self._insert_new(insert(table, tuple(columns), "ON CONFLICT DO NOTHING"), rows)
         except apsw.Error as error:
             raise _translated(error) from error
+
+    def _insert_new(self, statement: Insert, rows: Sequence[Sequence[Param]]) -> list[bool]:
+        connection, cursor = self._connection, self._cursor
+        count = connection.total_changes()
+        if len(rows) > 1:
+            # Mostly all are new. If one is not, nobody can say which: then again, one by one.
+            cursor.execute("SAVEPOINT several")
+            statement.run(cursor, rows)
+            if connection.total_changes() - count == len(rows):
+                cursor.execute("RELEASE several")
+                return [True] * len(rows)
+            cursor.execute("ROLLBACK TO several")
+            cursor.execute("RELEASE several")
+            count = connection.total_changes()
+        new = list[bool]()
+        for row in rows:
+            statement.run(cursor, (row,))
+            after = connection.total_changes()
+            new.append(after != count)
+            count = after
         return new
+
+    def append(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Param]]) -> None:
+        self.appended.append((insert(table, tuple(columns)), rows))
 
     def queue(self, sql: str, params: Sequence[Param], check: Callable[[int], None] | None = None) -> None:
         # A statement takes microseconds here: queueing would only move the error away from its line.
         try:
-            connection = self._connection
+            if not self._begun:
+                self._begin()
+            connection, cursor = self._connection, self._cursor
             _statement(sql)
             before = connection.total_changes()
-            connection.execute(sql, params).fetchall()
+            cursor.execute(sql, params).fetchall()
             changed = connection.changes() if connection.total_changes() != before else 0
         except apsw.Error as error:
             raise _translated(error) from error
@@ -220,16 +255,21 @@ class _SqliteSession:
     async def lock_slots(self, slots: Sequence[int]) -> None: ...  # there is one writer
 
     async def savepoint(self) -> None:
-        self._connection.execute("SAVEPOINT inner")
+        if not self._begun:
+            self._begin()
+        self._cursor.execute("SAVEPOINT inner")
+        self._marks.append(len(self.appended))
 
     async def release(self) -> None:
-        self._connection.execute("RELEASE inner")
+        self._cursor.execute("RELEASE inner")
+        self._marks.pop()
 
     async def rollback(self) -> None:
         if not self._connection.in_transaction:
             raise StoreUnavailable("the engine ended the whole transaction; nothing of it was kept")
-        self._connection.execute("ROLLBACK TO inner")
-        self._connection.execute("RELEASE inner")
+        self._cursor.execute("ROLLBACK TO inner")
+        self._cursor.execute("RELEASE inner")
+        del self.appended[self._marks.pop() :]
 
     def notify(self, channel: str) -> None:
         self.channels.append(channel)

@@ -182,6 +182,10 @@ class _FailpointSession:
         self._changed(f"insert {table.removeprefix('millstream_')}" if rows else "")
         return new
 
+    def append(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Param]]) -> None:
+        self._session.append(table, columns, rows)
+        self._changed(f"insert {table.removeprefix('millstream_')}" if rows else "")
+
     def queue(self, sql: str, params: Sequence[Param], check: Callable[[int], None] | None = None) -> None:
         self._session.queue(sql, params, check)
         self._changed(statement_name(sql))

@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
+
 import pytest
 
 from ...errors import Conflict, MillstreamError, Refused
@@ -82,6 +85,42 @@ class Statements(StoreCase):
         sql = f"INSERT INTO {table} (name) VALUES (?) RETURNING id"
         await store.transact(lambda session: session.execute_many(sql, [("a",), ("b",), ("c",)]))
         assert [name for name, _ in await rows_of(store, table)] == ["a", "b", "c"]
+
+    async def test_appended_rows_come_last_and_in_order(self, store: Store, table: str) -> None:
+        """T4: `append` writes behind everything else of the transaction, which does not see its rows; in their order."""
+        names = [f"{number:04}" for number in reversed(range(1_000))]
+
+        async def work(session: Session) -> list[Row]:
+            session.append(table, ("name", "n"), [(name, 1) for name in names[:500]])
+            session.append(table, ("name", "n"), [])
+            session.append(table, ("name", "n"), [(name, 1) for name in names[500:]])
+            seen = await session.fetch(f"SELECT name FROM {table}")
+            await session.execute(f"INSERT INTO {table} (name, n) VALUES (?, ?)", "first", 1)
+            return seen
+
+        assert await store.transact(work) == []
+        assert [name for name, _ in await rows_of(store, table)] == ["first", *names]
+
+    async def test_appended_rows_share_the_fate_of_their_unit(self, store: Store, table: str) -> None:
+        """What is undone, by a failed transaction or a nested unit's rollback, takes its appended rows along."""
+
+        async def failing(session: Session) -> None:
+            session.append(table, ("name", "n"), [("lost", 1)])
+            raise Refused("undone")
+
+        async def half(session: Session) -> None:
+            session.append(table, ("name", "n"), [("before", 1)])
+            await session.savepoint()
+            session.append(table, ("name", "n"), [("undone", 1)])
+            await session.rollback()
+            await session.savepoint()
+            session.append(table, ("name", "n"), [("kept", 1)])
+            await session.release()
+
+        async with asyncio.TaskGroup() as group:  # where transactions share a commit, these two do
+            group.create_task(refused(store, failing))
+            group.create_task(store.transact(half))
+        assert [name for name, _ in await rows_of(store, table)] == ["before", "kept"]
 
     async def test_insert_new_says_what_was_new(self, store: Store, table: str) -> None:
         """C2: a flag for each row, also where the same row comes twice in one call; order and other rows are kept."""
@@ -208,3 +247,9 @@ class Statements(StoreCase):
         ((second,),) = await store.query("SELECT millstream_now()")
         assert isinstance(first, int)
         assert second >= first > 1_700_000_000_000_000
+
+
+async def refused(store: Store, work: Callable[[Session], Awaitable[None]]) -> None:
+    """A transaction that must be refused."""
+    with pytest.raises(Refused):
+        await store.transact(work)

@@ -16,6 +16,8 @@ import apsw
 
 from ...errors import Misconfigured
 from ...message import Record
+from ...sqlite.many import Insert
+from .recent import Recent
 
 __all__ = [
     "Marks",
@@ -49,6 +51,8 @@ CREATE TABLE marks (
 PRAGMA user_version = {FORMAT};
 """
 
+_RECORDS = Insert("records", ("id", "key", "value"))
+
 Marks = dict[str, dict[str, dict[int, int]]]
 """Topic → subscription → partition → position."""
 
@@ -56,7 +60,7 @@ Marks = dict[str, dict[str, dict[int, int]]]
 class Stream:
     """One partition of one topic: its counters as of the last commit, and who waits for more."""
 
-    __slots__ = ("base", "earliest", "head", "next_tick_us", "number", "partition", "topic", "waiters")
+    __slots__ = ("base", "earliest", "head", "next_tick_us", "number", "partition", "recent", "topic", "waiters")
 
     def __init__(self, number: int, topic: str, partition: int, head: int = 0, earliest: int = 0) -> None:
         self.number = number
@@ -66,16 +70,19 @@ class Stream:
         self.head = head
         self.earliest = earliest
         self.next_tick_us = 0
+        self.recent = Recent(head)
         self.waiters: set[asyncio.Future[None]] = set()
 
-    def grew(self, head: int) -> None:
-        """Records up to `head` are durable."""
-        self.head = head
+    def grew(self, records: Sequence[Record]) -> None:
+        """These records are durable."""
+        self.head = records[-1].position
+        self.recent.add(records)
         self.wake()
 
     def shrank(self, earliest: int) -> None:
         """Records up to `earliest` are gone."""
         self.earliest = max(self.earliest, earliest)
+        self.recent.forget(earliest)
 
     def wake(self) -> None:
         """Let everybody who waits look again."""
@@ -119,18 +126,17 @@ def create_topic(connection: apsw.Connection, topic: str, partitions: int) -> li
     return streams
 
 
-def append(connection: apsw.Connection, stream: Stream, records: Sequence[Record], tick_us: int | None) -> int:
-    """Add records at the end; return the position of the last one. `tick_us`: write down that it is this late."""
+def append(connection: apsw.Connection, stream: Stream, records: Sequence[Record], tick_us: int | None) -> list[Record]:
+    """Add records at the end; return them with their positions. `tick_us`: write down that it is this late."""
     sql = "UPDATE streams SET head = head + ? WHERE stream = ? RETURNING head"
     ((head,),) = _run(connection, sql, (len(records), stream.number))
     first = head - len(records) + 1
     if tick_us is not None:
         _run(connection, "INSERT INTO ticks VALUES (?, ?, ?)", (stream.number, first, tick_us))
-    connection.executemany(
-        "INSERT INTO records VALUES (?, ?, ?)",
-        ((id_, record.key, record.value) for id_, record in enumerate(records, stream.base + first)),
-    )
-    return head
+    placed = [Record(record.value, record.key, position) for position, record in enumerate(records, first)]
+    base = stream.base
+    _RECORDS.run(connection, [(base + record.position, record.key, record.value) for record in placed])
+    return placed
 
 
 def fetch(connection: apsw.Connection, stream: Stream, after: int, limit: int) -> list[Record]:

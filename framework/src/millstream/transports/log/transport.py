@@ -129,14 +129,14 @@ class LogTransport:
         return len(records)
 
     def _append(self, stream: Stream, records: Sequence[Record], connection: apsw.Connection) -> None:
-        head = layout.append(connection, stream, records, self._retention.tick(stream))
+        placed = layout.append(connection, stream, records, self._retention.tick(stream))
         # With the commit and not behind `write`: a caller that gave up must not take the wake-up with it.
-        self._file.after_commit(partial(stream.grew, head))
+        self._file.after_commit(partial(stream.grew, placed))
 
     def read(self, topic: str, partition: int, after: int) -> Reader:
         return _LogReader(self, topic, partition, after)
 
-    async def next(self, topic: str, partition: int, after: int, limit: int) -> list[Record]:
+    async def next(self, topic: str, partition: int, after: int, limit: int) -> Sequence[Record]:
         """What `Reader.next` promises, for a reader that stands at `after`."""
         while True:
             stream = self._stream(topic, partition)
@@ -152,7 +152,10 @@ class LogTransport:
             finally:
                 stream.waiters.discard(waiter)
 
-    def _fetch(self, stream: Stream, after: int, limit: int) -> list[Record]:
+    def _fetch(self, stream: Stream, after: int, limit: int) -> Sequence[Record]:
+        recent = stream.recent.behind(after, limit)
+        if recent is not None:
+            return recent
         try:
             found = layout.fetch(self._file.reader, stream, after, limit)
         except apsw.Error as error:
