@@ -1,4 +1,5 @@
-"""Appending records (rule L2): atomic batches where the stream takes them, else one unconfirmed record per key.
+"""Appending records (rule L2): atomic batches where the stream takes them; else, and when there are few, one unconfirmed
+record per key.
 
 A batch is sent as one piece and confirmed as a whole. When its confirmation does not come, nothing is known: it is stored
 whole, now or a moment later, or not at all, and publishing it again makes repeats but never another order. A batch
@@ -24,6 +25,9 @@ BATCH_RECORDS = 500
 """JetStream takes up to 1,000 by default; the relay hands over up to 500."""
 BATCH_BYTES = 8 * 1024 * 1024
 """A batch of large records ends here: the server keeps it in memory until its last message."""
+SINGLY_UP_TO = 8
+"""An atomic batch costs the server about ten milliseconds, however small it is: it keeps files for what is unfinished. So
+many records are faster one by one, each with a write of its own."""
 BATCHES_IN_FLIGHT = 16
 """Per topic. A stream takes 50 unfinished batches by default, from all processes together."""
 SINGLES_IN_FLIGHT = 256
@@ -73,7 +77,7 @@ class Publisher:
     ) -> int:
         """Append a first part of the records; `offset` is where they stand in the caller's sequence."""
         try:
-            if topic.atomic or len(records) == 1:
+            if topic.atomic and len(records) > SINGLY_UP_TO:
                 count = _fitting(records)
                 await self._send_batch(subject, records[:count], headers[:count])
                 return count
@@ -125,7 +129,7 @@ class Publisher:
         frames.append(_frame(name, reply, final, records[-1].value))
         return b"".join(frames)
 
-    # -- older servers ------------------------------------------------------------------------------------------
+    # -- one by one ---------------------------------------------------------------------------------------------
 
     async def _send_singly(self, subject: str, records: Sequence[Record], headers: Sequence[bytes]) -> int:
         """In rounds: the next record of every key, all of them confirmed before the round after. Returns the confirmed
