@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Self, cast
 
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
@@ -31,37 +31,29 @@ class CutOnce:
         self._target = port
         self._arrived = arrived
         self.cut = asyncio.Event()
-        self._carrying: list[asyncio.Task[None]] = []
         self.port = 0
 
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._carry, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        await self._server.wait_closed()
-        for task in self._carrying:
-            task.cancel()
-        await asyncio.gather(*self._carrying, return_exceptions=True)
-
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._carrying.append(cast(asyncio.Task[None], asyncio.current_task()))
-        there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self._target)
-        try:
+    async def run(self, listening: asyncio.Event) -> None:
+        """Until it is cancelled."""
+        loop = asyncio.get_running_loop()
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.setblocking(False)
+            self.port = listener.getsockname()[1]
+            listening.set()
             async with asyncio.TaskGroup() as group:
-                group.create_task(_pump(reader, there_writer))
-                group.create_task(_pump(there_reader, writer))
+                while True:
+                    client, _ = await loop.sock_accept(listener)
+                    group.create_task(self._carry(client))
+
+    async def _carry(self, client: socket.socket) -> None:
+        with client, socket.create_connection(("127.0.0.1", self._target)) as server, suppress(ExceptionGroup):
+            client.setblocking(False)
+            server.setblocking(False)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_pump(client, server))
+                group.create_task(_pump(server, client))
                 if not self.cut.is_set():
                     group.create_task(self._cut())
-        except* ConnectionError:
-            pass
-        finally:
-            for one in (writer, there_writer):
-                one.transport.abort()
-                with suppress(ConnectionError):
-                    await one.wait_closed()
 
     async def _cut(self) -> None:
         await self._arrived()
@@ -69,11 +61,22 @@ class CutOnce:
         raise ConnectionAbortedError
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(65_536):
-        writer.write(data)
-        await writer.drain()
+async def _pump(source: socket.socket, target: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    while data := await loop.sock_recv(source, 65_536):
+        await loop.sock_sendall(target, data)
     raise ConnectionAbortedError
+
+
+@asynccontextmanager
+async def cutting(bench: Bench) -> AsyncIterator[CutOnce]:
+    proxy = CutOnce(bench.server.port, bench.inside.arrived.wait)
+    async with asyncio.TaskGroup() as group:
+        listening = asyncio.Event()
+        running = group.create_task(proxy.run(listening))
+        await listening.wait()
+        yield proxy
+        running.cancel()
 
 
 async def test_a_call_that_may_have_left_is_sent_again_only_with_a_key(bench: Bench) -> None:
@@ -81,7 +84,7 @@ async def test_a_call_that_may_have_left_is_sent_again_only_with_a_key(bench: Be
         bench.inside.calls = 0
         bench.inside.arrived.clear()
         bench.inside.go_on.clear()
-        async with CutOnce(bench.server.port, bench.inside.arrived.wait) as proxy:
+        async with cutting(bench) as proxy:
             channel = bench.channel(proxy.port)
             async with asyncio.TaskGroup() as group:
                 call = group.create_task(_outcome(Stock(channel).wait(StringValue(), caller=caller)))
