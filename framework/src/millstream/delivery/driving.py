@@ -2,18 +2,19 @@
 
 A store whose statements run inline drives its work with `drive`: one `send`, no event loop in between, which is what
 lets several transactions share one connection without interleaving (rules T2, T3). A store with a network driver
-wraps its work in `watch`, which lets only the session's own waits through.
+drives its work with `Driven`, from one wait of the session to the next: only those pass.
 """
 
 from __future__ import annotations
 
 import sysconfig
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from contextvars import Context
+from typing import Any, Generic, TypeVar
 
 from ..errors import ForeignWait
 
-__all__ = ["drive", "in_transaction"]
+__all__ = ["Driven", "drive", "in_transaction"]
 
 R = TypeVar("R")
 _STDLIB = sysconfig.get_path("stdlib")
@@ -50,6 +51,46 @@ def drive(body: Coroutine[Any, Any, R]) -> R:
         return done.value
     finally:
         _depth.value -= 1
+    raise _unwound(body)
+
+
+class Driven(Generic[R]):
+    """A body that runs from one of its session's waits to the next, whenever its driver has what it waited for.
+
+    own: what the session's waits yield. It runs in `context`, that of its caller.
+    """
+
+    __slots__ = ("_body", "_context", "_own", "result")
+
+    def __init__(self, body: Coroutine[Any, Any, R], own: object, context: Context) -> None:
+        self._body = body
+        self._own = own
+        self._context = context
+        self.result: R
+        """What it returned, once `advance` said that it is done."""
+
+    def advance(self) -> bool:
+        """Run on; True at the end, False at a wait of the session.
+
+        Raises:
+            ForeignWait: it waited for something else; names the file and line. The coroutine has been unwound by then.
+            BaseException: what the body raised.
+        """
+        _depth.value += 1
+        try:
+            waited = self._context.run(self._body.send, None)
+        except StopIteration as done:
+            self.result = done.value
+            return True
+        finally:
+            _depth.value -= 1
+        if waited is not self._own:
+            raise self._context.run(_unwound, self._body)
+        return False
+
+
+def _unwound(body: Coroutine[Any, Any, Any]) -> ForeignWait:
+    """Unwind a body at its foreign wait, and say where that was."""
     error = _foreign_wait(body)
     try:
         body.throw(error)
@@ -57,7 +98,7 @@ def drive(body: Coroutine[Any, Any, R]) -> R:
         pass
     else:
         body.close()
-    raise error
+    return error
 
 
 def _foreign_wait(body: Coroutine[Any, Any, Any]) -> ForeignWait:
