@@ -17,7 +17,7 @@ COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-e
            --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint bench lock proto venv dev clean
+.PHONY: help up test lint engines bench lock proto venv dev clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -32,6 +32,9 @@ test: $(DEV) ## run every check and every suite, and print how long each took: m
 
 lint: $(DEV) ## run the static checks alone
 	@exec $(BIN)/python scripts/check.py --static
+
+engines: $(DEV) ## start real engines on free ports: make engines ARGS="nats postgresql"; URLs in var/engines.json
+	@exec $(BIN)/python scripts/engines.py $(ARGS)
 
 bench: $(DEV) ## run the benchmarks: make bench ARGS="--help"
 	@exec $(BIN)/python bench/run.py $(ARGS)
