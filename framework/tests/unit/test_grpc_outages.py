@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -36,13 +36,14 @@ class CutOnce:
     async def run(self, listening: asyncio.Event) -> None:
         """Until it is cancelled."""
         loop = asyncio.get_running_loop()
-        with socket.create_server(("127.0.0.1", 0)) as listener:
+        with socket.create_server(("127.0.0.1", 0)) as listener, ExitStack() as sockets:
             listener.setblocking(False)
             self.port = listener.getsockname()[1]
             listening.set()
             async with asyncio.TaskGroup() as group:
                 while True:
                     client, _ = await loop.sock_accept(listener)
+                    sockets.enter_context(client)  # a task that is cancelled before its first step closes nothing
                     group.create_task(self._carry(client))
 
     async def _carry(self, client: socket.socket) -> None:
