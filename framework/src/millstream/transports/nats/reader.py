@@ -19,7 +19,7 @@ from ...errors import MillstreamError, PositionGone, TransportUnavailable
 from ...message import Record
 from ...ports.transport import Bounds
 from .connection import Connection
-from .jetstream import JetStream
+from .jetstream import ApiError, Code, JetStream
 from .topics import Topic, Topics
 from .wire import decode
 
@@ -147,8 +147,11 @@ class NatsReader:
                 f"CONSUMER.CREATE.{topic.stream}.{consumer.name}", consumer.config(self._after)
             )
             await self._check_bounds(topic)
-        except BaseException:
+        except BaseException as error:
             consumer.drop()
+            if isinstance(error, ApiError) and error.code == Code.STREAM_NOT_FOUND:
+                self._host.topics.forget(self.topic)
+                await self._host.topics.get(self.topic)  # raises that it is not provisioned (any more)
             raise
         self._consumer = consumer
 

@@ -65,7 +65,7 @@ class Topics:
         """
         topic = self.known.get(name) or await self.find(name)
         if topic is None:
-            raise Misconfigured(f"topic {name} is not provisioned: there is no stream {_stream(name)}")
+            raise self._unknown(name)
         return topic
 
     async def find(self, name: str) -> Topic | None:
@@ -74,6 +74,21 @@ class Topics:
         Raises:
             Misconfigured: its stream exists and is none of ours.
         """
+        found = await self._look(name)
+        return None if found is None else found[0]
+
+    async def state(self, name: str) -> tuple[Topic, dict[str, Any]]:
+        """A topic as it is now, and what its stream holds.
+
+        Raises:
+            Misconfigured: it does not exist (any more).
+        """
+        found = await self._look(name)
+        if found is None:
+            raise self._unknown(name)
+        return found
+
+    async def _look(self, name: str) -> tuple[Topic, dict[str, Any]] | None:
         stream = _stream(name)
         try:
             info = await self._jetstream.ask(f"STREAM.INFO.{stream}")
@@ -82,7 +97,10 @@ class Topics:
                 self.known.pop(name, None)
                 return None
             raise
-        return self._remember(name, info["config"])
+        return self._remember(name, info["config"]), info["state"]
+
+    def _unknown(self, name: str) -> Misconfigured:
+        return Misconfigured(f"topic {name} is not provisioned: there is no stream {_stream(name)}")
 
     def forget(self, name: str) -> None:
         """Look it up again next time: the engine contradicted what we knew."""

@@ -147,10 +147,9 @@ class NatsTransport:
 
     async def bounds(self, topic: str, partition: int) -> Bounds:
         self.check_open()
-        found = await self.topics.get(topic)
-        subject = found.subject(partition)
         # The state first: floors are written before anything is deleted, so that these are as new as what it shows.
-        state = (await self.jetstream.ask(f"STREAM.INFO.{found.stream}"))["state"]
+        found, state = await self.topics.state(topic)
+        subject = found.subject(partition)
         floors = await self._retention.floors(found)
         earliest, first = floors.get(partition, 0), state["first_seq"]
         if first - 1 > max(floors.values(), default=0):
