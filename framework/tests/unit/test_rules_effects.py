@@ -76,7 +76,7 @@ async def test_f4_a_call_carries_the_same_key_for_every_try_and_ends_before_the_
     sub = await kernel.subscribe(call, Thing, effect=True, timeout=3_600.0)
     await kernel.append(Thing("a", 1))
     c = await kernel.hold(sub)
-    await kernel.consume(c, "SELECT attempts = 1 FROM millstream_parked UNION ALL SELECT 0 LIMIT 1")
+    await kernel.consume(c, "SELECT COUNT(*) FROM millstream_parked WHERE attempts = 1")
     await kernel.clock.advance(1)
     await kernel.consume(c, "SELECT NOT EXISTS (SELECT 1 FROM millstream_parked)")
     first, second = calls

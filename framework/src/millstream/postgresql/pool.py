@@ -87,6 +87,11 @@ class Pool:
     def closed(self) -> bool:
         return self._closed
 
+    @property
+    def busy(self) -> bool:
+        """Whether anybody uses a connection or waits for one."""
+        return bool(self._busy or self._waiting)
+
     def acquire(self, lease: Lease) -> None:
         """Give the lease a connection: at once if one is free, else in the order of the calls."""
         if self._closed:
@@ -224,6 +229,11 @@ class SharedConnection:
             connection = await self._reopened()
         (result,) = await run(connection, (statement,))
         return connection.rows(result)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a statement is under way."""
+        return self._opening is not None or (self._connection is not None and self._connection.pending > 0)
 
     def close(self) -> None:
         """Close; who waits is told. Idempotent."""

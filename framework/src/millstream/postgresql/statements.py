@@ -1,6 +1,7 @@
 """The portable SQL subset as PostgreSQL speaks it. Translations are remembered by their text: a statement costs it once.
 
 - `?` marks a parameter, but not inside a literal, a quoted name or a comment; `??` is PostgreSQL's operator `?`.
+- `x'00ff'` is bytes.
 - `/*postgresql … */` is a comment to every other engine and code here: `/*postgresql FOR UPDATE SKIP LOCKED */`.
 - In scripts INTEGER is 64 bits, AUTOINCREMENT is an identity, BLOB is BYTEA, REAL a double, and WITHOUT ROWID is nothing.
 """
@@ -19,6 +20,7 @@ __all__ = ["ManyRows", "Statement", "for_many_rows", "insert_many", "script", "s
 _TOKEN = re.compile(
     r"""
     [eE]'(?:[^'\\]|\\.|'')*'            # a literal with escapes
+    | \b[xX]'(?P<hex>[0-9a-fA-F]*)'     # bytes
     | '(?:[^']|'')*'                    # a literal
     | "(?:[^"]|"")*"                    # a quoted name
     | \$(?P<tag>\w*)\$.*?\$(?P=tag)\$   # a dollar-quoted literal
@@ -117,6 +119,8 @@ def statement(sql: str, clock_in_hand: bool = False) -> Statement:
                 return "AS BIGINT"
             case "code":
                 return found["code"]
+            case "hex":
+                return f"'\\x{found['hex']}'::bytea"
             case _:
                 return found[0]
 

@@ -105,6 +105,11 @@ class PostgresqlStore:
             connection.close()
             self.types.clear()
 
+    @property
+    def busy(self) -> bool:
+        """Whether the server has something to answer: a clock in hand waits for that."""
+        return self.pool.busy or self._reader.busy or self._scanner.busy
+
     def listen(self, channel: str) -> Signal:
         return self.listener.listen(channel)
 
