@@ -4,10 +4,11 @@ A record is a CloudEvent in structured mode: content type `application/cloudeven
 whole event. Its key stands in the header `millstream-key`; a record without a key has the header `millstream-keyless`
 instead, so that "no key" and the empty key differ.
 
-A foreign message is one with neither header. In structured mode (or without any sign of an event) it passes as it is. In
-binary mode, attributes as headers `cloudEvents:id`, `cloudEvents:source`, … or with an underscore instead of the colon
-(CloudEvents AMQP binding 1.0.2, section 3.1: application properties; RabbitMQ shows them to AMQP 0.9.1 as headers), it is
-turned into structured mode. Its key is the event's subject, else its `partitionkey`.
+A foreign message is one with neither header. In structured mode (or without any sign of an event) it passes as it is; in
+binary mode it is turned into structured mode. Binary mode is spelled in three ways, all of them understood: headers
+`ce-id`, `ce-source`, … (Knative's RabbitMQ binding, which the CloudEvents libraries implement), `cloudEvents:id` and
+`cloudEvents_id` (the AMQP 1.0 binding; RabbitMQ shows application properties to AMQP 0.9.1 as headers). The key of a
+foreign message is the event's subject, else its `partitionkey`.
 
 The first record of each queue is ours and no event of anybody: header `millstream-partition`. See `topics.py`.
 """
@@ -20,7 +21,7 @@ from typing import Any
 import msgspec
 
 from ...binary_mode import STRUCTURED, is_structured, structured
-from ...message import Record
+from ...message import Record, format_time
 from .frames import content, properties, table
 
 __all__ = ["KEY", "OPENING", "encoded", "offset_of", "opening_of", "record"]
@@ -28,7 +29,7 @@ __all__ = ["KEY", "OPENING", "encoded", "offset_of", "opening_of", "record"]
 KEY, KEYLESS, OPENING = "millstream-key", "millstream-keyless", "millstream-partition"
 OFFSET = "x-stream-offset"
 
-_PREFIXES = ("cloudEvents:", "cloudEvents_")
+_PREFIXES = ("ce-", "cloudevents:", "cloudevents_")
 _CONTENT_TYPE = STRUCTURED.encode()
 _KEY_TABLE = b"\x0emillstream-keyS"
 _NO_KEY = table({KEYLESS: True})
@@ -80,9 +81,12 @@ def opening_of(header: bytes) -> int | None:
 
 
 def _foreign(content_type: str | None, headers: dict[str, Any], body: bytes, position: int) -> Record:
-    attributes = {
-        name[len(_PREFIXES[0]) :]: _text(value) for name, value in headers.items() if name.startswith(_PREFIXES)
-    }
+    attributes: dict[str, str] = {}
+    for name, value in headers.items():
+        lower = name.lower()
+        for prefix in _PREFIXES:
+            if lower.startswith(prefix):
+                attributes[lower[len(prefix) :]] = _text(lower[len(prefix) :], value)
     if "specversion" in attributes and (content_type is None or not is_structured(content_type)):
         key = attributes.get("subject", attributes.get("partitionkey"))
         return Record(structured(attributes, body, content_type), key, position)
@@ -93,12 +97,14 @@ def _foreign(content_type: str | None, headers: dict[str, Any], body: bytes, pos
     return Record(body, event.partitionkey if event.subject is None else event.subject, position)
 
 
-def _text(value: object) -> str:
+def _text(attribute: str, value: object) -> str:
     match value:
         case bool():
             return "true" if value else "false"
+        case int() if attribute == "time":  # the AMQP binding's timestamp: milliseconds since 1970
+            return format_time(value * 1000)
         case datetime():
-            return value.isoformat().replace("+00:00", "Z")
+            return format_time(round(value.timestamp() * 1_000_000))
         case bytes():
             return value.decode("utf-8", "replace")
         case _:
