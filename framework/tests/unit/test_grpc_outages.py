@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import ExitStack, asynccontextmanager, suppress
+import socketserver
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import cast
 
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
@@ -24,60 +28,51 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
         yield made
 
 
-class CutOnce:
-    """A TCP proxy that lets the first call through to the server and cuts the connection before the answer."""
+class CutOnce(socketserver.ThreadingTCPServer):
+    """A TCP proxy in threads, which cuts its first connection when it is told to, and leaves the later ones."""
 
-    def __init__(self, port: int, arrived: Callable[[], Awaitable[object]]) -> None:
-        self._target = port
-        self._arrived = arrived
-        self.cut = asyncio.Event()
-        self.port = 0
+    def __init__(self, target: int) -> None:
+        super().__init__(("127.0.0.1", 0), _Carrying)
+        self.target = target
+        self.cut = threading.Event()
+        self.gone = threading.Event()
+        self.closing = threading.Event()
 
-    async def run(self, listening: asyncio.Event) -> None:
-        """Until it is cancelled."""
-        loop = asyncio.get_running_loop()
-        with socket.create_server(("127.0.0.1", 0)) as listener, ExitStack() as sockets:
-            listener.setblocking(False)
-            self.port = listener.getsockname()[1]
-            listening.set()
-            async with asyncio.TaskGroup() as group:
-                while True:
-                    client, _ = await loop.sock_accept(listener)
-                    sockets.enter_context(client)  # a task that is cancelled before its first step closes nothing
-                    group.create_task(self._carry(client))
-
-    async def _carry(self, client: socket.socket) -> None:
-        with client, socket.create_connection(("127.0.0.1", self._target)) as server, suppress(ExceptionGroup):
-            client.setblocking(False)
-            server.setblocking(False)
-            async with asyncio.TaskGroup() as group:
-                group.create_task(_pump(client, server))
-                group.create_task(_pump(server, client))
-                if not self.cut.is_set():
-                    group.create_task(self._cut())
-
-    async def _cut(self) -> None:
-        await self._arrived()
-        self.cut.set()
-        raise ConnectionAbortedError
+    @property
+    def port(self) -> int:
+        return self.server_address[1]
 
 
-async def _pump(source: socket.socket, target: socket.socket) -> None:
-    loop = asyncio.get_running_loop()
-    while data := await loop.sock_recv(source, 65_536):
-        await loop.sock_sendall(target, data)
-    raise ConnectionAbortedError
+class _Carrying(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        proxy, client = cast(CutOnce, self.server), self.request
+        first = not proxy.cut.is_set()
+        with suppress(OSError), socket.create_connection(("127.0.0.1", proxy.target)) as server:
+            other = {client: server, server: client}
+            while not (proxy.closing.is_set() or (first and proxy.cut.is_set())):
+                for source in select.select([client, server], [], [], 0.01)[0]:
+                    data = source.recv(65_536)
+                    if not data:
+                        return
+                    other[source].sendall(data)
+
+    def finish(self) -> None:
+        self.request.close()
+        if cast(CutOnce, self.server).cut.is_set():
+            cast(CutOnce, self.server).gone.set()
 
 
-@asynccontextmanager
-async def cutting(bench: Bench) -> AsyncIterator[CutOnce]:
-    proxy = CutOnce(bench.server.port, bench.inside.arrived.wait)
-    async with asyncio.TaskGroup() as group:
-        listening = asyncio.Event()
-        running = group.create_task(proxy.run(listening))
-        await listening.wait()
-        yield proxy
-        running.cancel()
+@contextmanager
+def cutting(target: int) -> Iterator[CutOnce]:
+    with CutOnce(target) as proxy:  # leaving it waits for its threads
+        thread = threading.Thread(target=proxy.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield proxy
+        finally:
+            proxy.closing.set()
+            proxy.shutdown()
+            thread.join()
 
 
 async def test_a_call_that_may_have_left_is_sent_again_only_with_a_key(bench: Bench) -> None:
@@ -85,11 +80,13 @@ async def test_a_call_that_may_have_left_is_sent_again_only_with_a_key(bench: Be
         bench.inside.calls = 0
         bench.inside.arrived.clear()
         bench.inside.go_on.clear()
-        async with cutting(bench) as proxy:
+        with cutting(bench.server.port) as proxy:
             channel = bench.channel(proxy.port)
             async with asyncio.TaskGroup() as group:
                 call = group.create_task(_outcome(Stock(channel).wait(StringValue(), caller=caller)))
-                await proxy.cut.wait()
+                await bench.inside.arrived.wait()
+                proxy.cut.set()
+                await asyncio.to_thread(proxy.gone.wait, 10)
                 bench.inside.go_on.set()
             if calls == 2:
                 assert call.result() == "done"
