@@ -50,6 +50,8 @@ class Reader:
     def __init__(self, tree: type[msgspec.Struct]) -> None:
         self.problems: list[str] = []
         self._known = dict(_leaves(tree, ()))
+        """Path → how many names of one's own choosing follow it: none for a leaf."""
+        self._free = {path: depth for path, depth in self._known.items() if depth}
         self._tables = {path[:n] for path in self._known for n in range(1, len(path))}
         self._values: dict[tuple[str, ...], tuple[object, str]] = {}
 
@@ -89,7 +91,7 @@ class Reader:
             if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
                 fields[name] = self.build(hint, here)
             elif get_origin(hint) is dict:
-                fields[name] = self._free_table(here)
+                fields[name] = self._free_table(here, get_args(hint)[1])
             elif here in self._values:
                 value, source = self._values[here]
                 try:
@@ -98,7 +100,9 @@ class Reader:
                     self.problems.append(f"{source} = {_shown(value, hint)}: {error}")
         return tree(**fields)
 
-    def _free_table(self, path: tuple[str, ...]) -> dict[str, Any]:
+    def _free_table(self, path: tuple[str, ...], hint: Any) -> dict[str, Any]:
+        """`hint`: of the values, where they have a type; inside tables of tables they are anything."""
+        typed = hint is not Any and get_origin(hint) is not dict
         table: dict[str, Any] = {}
         for key, (value, source) in self._values.items():
             if key[: len(path)] != path:
@@ -107,9 +111,9 @@ class Reader:
             for part in key[len(path) : -1]:
                 at = at.setdefault(part, {})
             try:
-                at[key[-1]] = _resolve(value)
-            except OSError as error:
-                self.problems.append(f"{source}: {error}")
+                at[key[-1]] = _convert(value, hint) if typed else _resolve(value)
+            except (msgspec.ValidationError, Misconfigured, OSError) as error:
+                self.problems.append(f"{source} = {_shown(value, hint)}: {error}" if typed else f"{source}: {error}")
         return table
 
     def _add_table(self, table: Mapping[str, Any], path: tuple[str, ...], source: str) -> None:
@@ -121,7 +125,7 @@ class Reader:
                 self._add(here, cast(object, value), f"{source}: {'.'.join(here)}")
 
     def _add(self, path: tuple[str, ...], value: object, source: str) -> None:
-        if (path in self._known and not self._known[path]) or (self._is_free(path) and len(path) > 2):
+        if self._known.get(path) == 0 or self._is_leaf_of_free(path):
             self._values[path] = (value, source)
         elif path in self._tables or self._is_free(path):
             self.problems.append(f"{source}: this is a table; set a key inside it")
@@ -129,10 +133,16 @@ class Reader:
             self.problems.append(f"{source}: no such setting{self._nearest(path)}")
 
     def _is_free(self, path: tuple[str, ...]) -> bool:
-        return self._known.get(path[:1], False)
+        """Whether it is a table of free names, or lies in one."""
+        return any(path[: len(table)] == table for table in self._free)
+
+    def _is_leaf_of_free(self, path: tuple[str, ...]) -> bool:
+        return any(
+            path[: len(table)] == table and len(path) >= len(table) + depth for table, depth in self._free.items()
+        )
 
     def _nearest(self, path: tuple[str, ...]) -> str:
-        known = [".".join(p) for p, free in self._known.items() if not free]
+        known = [".".join(p) for p, depth in self._known.items() if not depth]
         same_leaf = [k for k in known if k.split(".")[-1] == path[-1]]
         near = same_leaf or difflib.get_close_matches(".".join(path), known, 1, 0.6)
         if not near:
@@ -160,15 +170,19 @@ def _redacted(name: str, value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _leaves(tree: type[msgspec.Struct], path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], bool]]:
-    """Paths of all leaves; True for a table whose content is free."""
+def _leaves(tree: type[msgspec.Struct], path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], int]]:
+    """Paths of all leaves; for a table of free names, how many of these make a path: `services.NAME.key` has two."""
     hints = get_type_hints(tree, include_extras=True)
     for name in tree.__struct_fields__:
         hint = hints[name]
         if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
             yield from _leaves(hint, (*path, name))
         else:
-            yield (*path, name), get_origin(hint) is dict
+            yield (*path, name), _free_names(hint)
+
+
+def _free_names(hint: Any) -> int:
+    return 1 + _free_names(get_args(hint)[1]) if get_origin(hint) is dict else 0
 
 
 def _marks(hint: Any) -> Mapping[str, Any]:
