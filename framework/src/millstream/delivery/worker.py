@@ -65,34 +65,39 @@ class Worker:
         schedules: Sequence[Ticking],
         engines: Engines,
         name: str,
+        intakes: Sequence[Supervised] = (),
     ) -> None:
         self.service = service
         self.name = name
         self._e = engines
         self._registered = {r.id: r for r in subscriptions}
         self._slots = {r.id: Slots(r.subscription.concurrency) for r in subscriptions}
-        self._schedules = [
-            Supervised(
-                ScheduleRunner(
-                    t,
-                    engines.store,
-                    Origin(f"/{service}", engines.ids),
+        self._beside = [
+            *intakes,
+            *(
+                Supervised(
+                    ScheduleRunner(
+                        t,
+                        engines.store,
+                        Origin(f"/{service}", engines.ids),
+                        clock=engines.clock,
+                        instrumentation=engines.instrumentation,
+                    ),
+                    f"schedule {service}/{t.name}",
                     clock=engines.clock,
+                    entropy=engines.entropy,
                     instrumentation=engines.instrumentation,
-                ),
-                f"schedule {service}/{t.name}",
-                clock=engines.clock,
-                entropy=engines.entropy,
-                instrumentation=engines.instrumentation,
-                labels=(("service", service),),
-            )
-            for t in schedules
+                    labels=(("service", service),),
+                )
+                for t in schedules
+            ),
         ]
+        """What runs beside the claims and stops when consuming stops."""
         self._wake = Wake(engines.clock)
         self._held: dict[tuple[int, int], _Held] = {}
         self._failures: dict[tuple[int, int], int] = {}
         self._not_before: dict[tuple[int, int], float] = {}
-        self._schedule_tasks: list[asyncio.Task[None]] = []
+        self._beside_tasks: list[asyncio.Task[None]] = []
         self._taking = True
         self._relaying = True
         self._done = False
@@ -103,7 +108,7 @@ class Worker:
         """Work until `stop` has finished."""
         async with asyncio.TaskGroup() as group:
             lanes = group.create_task(self._watch_lanes())
-            self._schedule_tasks = [group.create_task(s.run()) for s in self._schedules]
+            self._beside_tasks = [group.create_task(part.run()) for part in self._beside]
             while not self._done:
                 try:
                     await self._look(group)
@@ -116,12 +121,12 @@ class Worker:
     async def stop_consuming(self, deadline: float) -> None:
         """Take nothing new, finish what runs; after `deadline` seconds cancel calls and give their starts back."""
         self._taking = False
-        for schedule in self._schedules:
-            schedule.stop()
+        for part in self._beside:
+            part.stop()
         consumers = [held for held in self._held.values() if held.consumer is not None]
         for held in consumers:
             held.stop()
-        tasks = {held.task for held in consumers} | set(self._schedule_tasks)
+        tasks = {held.task for held in consumers} | set(self._beside_tasks)
         timer = self._e.clock.call_later(deadline, lambda: [h.cancel_calls() for h in consumers])
         await _settled(tasks)
         timer.cancel()

@@ -1,4 +1,5 @@
-"""Finding adapters by entry point, so that others can ship theirs: groups `millstream.stores`, `millstream.transports`."""
+"""Finding adapters by entry point, so that others can ship theirs: groups `millstream.stores`,
+`millstream.transports`, `millstream.intakes`."""
 
 from __future__ import annotations
 
@@ -10,10 +11,11 @@ from typing import Any, cast
 from ..clock import Clock
 from ..errors import Misconfigured
 from ..ports.instrumentation import Instrumentation
+from ..ports.intake import IntakeSource
 from ..ports.store import Store
 from ..ports.transport import Transport
 
-__all__ = ["AdapterContext", "open_store", "open_transport"]
+__all__ = ["AdapterContext", "open_intake", "open_store", "open_transport"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,15 @@ def open_transport(url: str, context: AdapterContext) -> Transport:
         Misconfigured: no adapter has this name; lists the installed ones.
     """
     return cast(Transport, _factory("millstream.transports", "transport", url)(url, context))
+
+
+def open_intake(url: str, context: AdapterContext) -> IntakeSource:
+    """The foreign queue that a URL names, not opened yet.
+
+    Raises:
+        Misconfigured: no adapter has this name; lists the installed ones.
+    """
+    return cast(IntakeSource, _factory("millstream.intakes", "intake", url)(url, context))
 
 
 def _factory(group: str, kind: str, url: str) -> Any:

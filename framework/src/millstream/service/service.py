@@ -19,7 +19,7 @@ from ..signature import where
 from .contract import Contract, Rpc, RpcMethod
 from .route import Route
 
-__all__ = ["Consumes", "Resource", "Schedule", "Service"]
+__all__ = ["Consumes", "Resource", "Schedule", "Service", "TakesIn"]
 
 E = TypeVar("E")
 P = ParamSpec("P")
@@ -75,6 +75,13 @@ class Resource(msgspec.Struct, frozen=True, eq=False):
     factory: Callable[..., AsyncIterator[Any]]
 
 
+class TakesIn(msgspec.Struct, frozen=True, eq=False):
+    """A declared intake: what the messages of a foreign queue become."""
+
+    name: str
+    event: EventType
+
+
 class Service:
     """One service: its name, its migrations, and everything declared on it.
 
@@ -95,6 +102,7 @@ class Service:
         self.methods: list[RpcMethod] = []
         self.resources: list[Resource] = []
         self.publishes: list[EventType] = []
+        self.intakes: list[TakesIn] = []
 
     # -- events -------------------------------------------------------------------------------------------------
 
@@ -195,6 +203,18 @@ class Service:
         Events that handlers name in their return types are found without it.
         """
         self.publishes.extend(event_type(e) for e in events)
+
+    def take_in(self, event: type[Any], *, name: str) -> None:
+        """Take the messages of a foreign queue in as events of this type, acknowledged once they are durable here.
+
+        Which queue is configuration: `[intakes] NAME = "rabbitmq://…?queue=legacy"`. A body that fits the event gets its
+        key; a CloudEvents message keeps its own envelope; what fits nothing becomes a dead letter of who subscribes.
+        """
+        if any(taken.name == name for taken in self.intakes):
+            raise Misconfigured(f"service {self.name} already has an intake {name!r}")
+        declared = event_type(event)
+        self.intakes.append(TakesIn(name, declared))
+        self.publishes.append(declared)
 
     def every(self, interval: Duration, *, name: str) -> Callable[[F], F]:
         """Run `async (tx) -> event(s) or None` at an interval, once per tick however many processes there are."""

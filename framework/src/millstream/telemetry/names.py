@@ -76,7 +76,8 @@ _ALL_METRICS = (
     _times("log_publish", _SERVICE, "Time of one publish call, until the log's answer."),
     _gauge("held_keys", "keys", _SERVICE, "Keys held because the log refused a record of theirs for good."),
     _gauge("timers_due", "rows", _SERVICE, "Timers that are due and not yet in the outbox."),
-    # The way in: claims, batches, handlers.
+    # The way in: intakes, claims, batches, handlers.
+    _counter("intake_accepted", "messages", ("service", "intake"), "Messages of foreign queues that were made durable here."),
     _gauge("lag_messages", "messages", _SUBSCRIPTION, "Ends of the log minus positions, summed over the partitions."),
     _counter("messages_handled", "messages", _SUBSCRIPTION, "Messages whose handler succeeded and committed."),
     _counter("messages_failed", "messages", _SUBSCRIPTION, "Verdicts of a handler that were an exception."),

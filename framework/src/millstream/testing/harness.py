@@ -27,11 +27,13 @@ import msgspec
 
 from ..clock import Duration, seconds
 from ..delivery.consumption import Limits
-from ..errors import MillstreamError
+from ..delivery.intake import accept
+from ..errors import MillstreamError, Misconfigured
 from ..http.app import HttpApp, HttpBinding, build_app
 from ..http.auth import Identity
 from ..message import Message, decode_message, encode_message, event_type, format_time, partition_of
 from ..message import Record as LogRecord
+from ..ports.intake import ForeignMessage
 from ..ports.store import Row
 from ..runtime.runtime import Composition, Runtime
 from ..service.service import Service
@@ -102,6 +104,7 @@ class Harness:
             limits=self._limits,
             partitions=self._partitions,
             settings=lambda name: self._settings.get(name, {}),
+            without_intakes=frozenset(taken.name for service in self.services for taken in service.intakes),
         )
         try:
             self.runtime = await self._stack.enter_async_context(Runtime(self.services, composition))
@@ -178,6 +181,16 @@ class Harness:
         return Identity(subject, tuple(r for r in roles.split(",") if r))
 
     # -- events ---------------------------------------------------------------------------------------------------
+
+    async def take_in(self, intake: str, *messages: ForeignMessage) -> None:
+        """Accept messages as the intake of this name would from its queue."""
+        for bound in self.runtime.bound.values():
+            for taken in bound.service.intakes:
+                if taken.name == intake:
+                    source = f"/{bound.service.name}/intake/{intake}"
+                    await accept(bound.store, messages, taken.event, source, self.runtime.ids, self.clock.now_us())
+                    return
+        raise Misconfigured(f"no service of this harness has an intake {intake!r}")
 
     async def publish(self, *events: object, tenant: str | None = None) -> None:
         """Put events on the log as another system would, in this order."""

@@ -1,0 +1,242 @@
+"""Foreign queues are taken in: durable here first, acknowledged then, once however often they are delivered."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+import pytest
+from millstream import Event, Service, Tx
+from millstream.binary_mode import STRUCTURED
+from millstream.clock import SystemClock
+from millstream.errors import Misconfigured, TransportUnavailable
+from millstream.message import Message, encode_message
+from millstream.ports.intake import ForeignMessage
+from millstream.runtime.runtime import Composition, Runtime
+from millstream.stores.sqlite import SqliteStore
+from millstream.testing.harness import Harness
+from millstream.transports.memory import MemoryTransport
+
+
+class LegacyOrder(Event, topic="legacy", key="order"):
+    order: str
+    total: int
+
+
+def shop(folder: Path) -> Service:
+    (folder / "0001_seen.sql").write_text("CREATE TABLE seen (n INTEGER PRIMARY KEY, key TEXT, total INTEGER)")
+    service = Service("shop", migrations=str(folder))
+    service.take_in(LegacyOrder, name="legacy-orders")
+
+    @service.on(LegacyOrder, name="keep", after_dead_letter="go_on")
+    async def keep(event: LegacyOrder, tx: Tx) -> None:
+        await tx.execute("INSERT INTO seen (key, total) VALUES (?, ?)", event.order, event.total)
+
+    return service
+
+
+class Queue:
+    """A queue of somebody else: gives its messages again until they are acknowledged."""
+
+    def __init__(self, *bodies: bytes) -> None:
+        self.waiting = deque(ForeignMessage(body, identity=str(n)) for n, body in enumerate(bodies))
+        self.opened = 0
+        self.acknowledged = 0
+        self.lost_acknowledgements = 0
+        self.failures: deque[Exception] = deque()
+        self.news = asyncio.Event()
+        self.asked = asyncio.Event()
+        self.watch: Callable[[], Any] = lambda: None
+
+    async def __aenter__(self) -> Self:
+        self.opened += 1
+        self._given = 0
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    async def next(self, limit: int) -> Sequence[ForeignMessage]:
+        if self.failures:
+            raise self.failures.popleft()
+        while self._given >= len(self.waiting):
+            self.asked.set()
+            self.news.clear()
+            await self.news.wait()
+        found = list(self.waiting)[self._given : self._given + limit]
+        self._given += len(found)
+        return found
+
+    async def acknowledge(self) -> None:
+        self.watch()
+        if self.lost_acknowledgements:
+            self.lost_acknowledgements -= 1
+            raise TransportUnavailable("the connection was lost")
+        for _ in range(self._given):
+            self.waiting.popleft()
+            self.acknowledged += 1
+        self._given = 0
+
+
+class Running:
+    """The service with a queue, on the system's clock."""
+
+    def __init__(self, folder: Path, queue: Queue) -> None:
+        self.queue = queue
+        self.clock = SystemClock()
+        self.store = SqliteStore(folder / "shop.db", clock=self.clock, synchronous="OFF")
+        self.composition = Composition(
+            open_store=lambda _: self.store,
+            transport=MemoryTransport(),
+            data=folder,
+            clock=self.clock,
+            open_intake=lambda _: queue,
+        )
+
+    async def until(self, condition: Callable[[], Any], seconds: float = 15.0) -> None:
+        async with asyncio.timeout(seconds):
+            while not await condition():  # noqa: ASYNC110 - what is waited for happens in the store
+                await asyncio.sleep(0.002)
+
+    async def totals(self) -> list[int]:
+        return [row[0] for row in await self.store.query("SELECT total FROM seen ORDER BY n")]
+
+
+def bodies(*totals: int) -> list[bytes]:
+    return [b'{"order": "o-1", "total": %d}' % total for total in totals]
+
+
+async def test_messages_are_durable_before_they_are_acknowledged(tmp_path: Path) -> None:
+    queue = Queue(*bodies(*range(500)))
+    running = Running(tmp_path, queue)
+    left: list[int] = []
+
+    def look() -> None:  # at the moment of the acknowledgement, from another connection
+        rows = running.store.file.reader.execute(
+            "SELECT (SELECT COUNT(*) FROM millstream_outbox) + (SELECT COUNT(*) FROM millstream_inbox)"
+        ).fetchall()
+        left.append(int(str(rows[0][0])))
+
+    queue.watch = look
+    async with Runtime([shop(tmp_path)], running.composition):
+
+        async def all_seen() -> bool:
+            return await running.totals() == list(range(500))
+
+        await running.until(all_seen)
+    assert queue.acknowledged == 500
+    assert left
+    assert all(left), "the rows were there when the queue was told to forget them"
+
+
+async def test_a_message_that_comes_again_is_handled_once(tmp_path: Path) -> None:
+    queue = Queue(*bodies(1, 2, 3))
+    queue.lost_acknowledgements = 2
+    running = Running(tmp_path, queue)
+    async with Runtime([shop(tmp_path)], running.composition):
+
+        async def acknowledged() -> bool:
+            return queue.acknowledged == 3
+
+        await running.until(acknowledged)
+        queue.waiting.append(ForeignMessage(bodies(4)[0], identity="another"))
+        queue.news.set()
+
+        async def fourth() -> bool:
+            return 4 in await running.totals()
+
+        await running.until(fourth)
+        assert await running.totals() == [1, 2, 3, 4]
+    assert queue.opened == 3, "after each lost acknowledgement the queue was opened again"
+
+
+async def test_a_queue_that_is_away_or_not_there_yet_is_asked_again(tmp_path: Path) -> None:
+    queue = Queue(*bodies(1))
+    queue.failures.extend([TransportUnavailable("gone"), Misconfigured("no such queue")])
+    running = Running(tmp_path, queue)
+    async with Runtime([shop(tmp_path)], running.composition):
+
+        async def seen() -> bool:
+            return await running.totals() == [1]
+
+        await running.until(seen)
+
+
+async def test_stopping_ends_the_wait_for_a_message(tmp_path: Path) -> None:
+    queue = Queue()
+    async with asyncio.timeout(10):
+        async with Runtime([shop(tmp_path)], Running(tmp_path, queue).composition):
+            await queue.asked.wait()
+    assert queue.acknowledged == 0
+
+
+async def test_an_intake_without_a_queue_names_the_fix(tmp_path: Path) -> None:
+    composition = Composition(
+        open_store=lambda name: SqliteStore(tmp_path / f"{name}.db", synchronous="OFF"),
+        transport=MemoryTransport(),
+        data=tmp_path,
+    )
+    with pytest.raises(Misconfigured, match="legacy-orders"):
+        async with Runtime([shop(tmp_path)], composition):
+            pass
+
+
+def test_two_intakes_of_one_name_are_refused() -> None:
+    service = Service("shop")
+    service.take_in(LegacyOrder, name="a")
+    with pytest.raises(Misconfigured, match="'a'"):
+        service.take_in(LegacyOrder, name="a")
+
+
+@pytest.fixture
+async def ms(millstream: Callable[..., Harness], tmp_path: Path) -> Any:
+    async with millstream(shop(tmp_path)) as harness:
+        yield harness
+
+
+async def test_what_fits_the_event_gets_its_key(ms: Harness) -> None:
+    await ms.take_in("legacy-orders", ForeignMessage(b'{"order": "o-7", "total": 5}', key="another"))
+    await ms.quiet()
+    assert ms.published(LegacyOrder) == [LegacyOrder("o-7", 5)]
+    (message,) = ms.messages("legacy")
+    assert (message.subject, message.source) == ("o-7", "/shop/intake/legacy-orders")
+
+
+async def test_a_cloudevents_message_keeps_its_own_envelope(ms: Harness) -> None:
+    envelope = Message("e-1", "//erp", "LegacyOrder", data=msgspec.Raw(b'{"order": "o-1", "total": 1}'), subject="o-1")
+    attributes = {"specversion": "1.0", "id": "e-2", "source": "//erp", "type": "LegacyOrder", "subject": "o-2"}
+    await ms.take_in(
+        "legacy-orders",
+        ForeignMessage(encode_message(envelope), content_type=STRUCTURED),
+        ForeignMessage(b'{"order": "o-2", "total": 2}', content_type="application/json", attributes=attributes),
+    )
+    await ms.quiet()
+    assert {(m.id, m.source, m.subject) for m in ms.messages("legacy")} == {
+        ("e-1", "//erp", "o-1"),
+        ("e-2", "//erp", "o-2"),
+    }
+    assert sorted(await ms.rows("shop", "SELECT key, total FROM seen")) == [("o-1", 1), ("o-2", 2)]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        ForeignMessage(b"\xff\x00 no JSON", key="k"),
+        ForeignMessage(b'{"order": 7}', key="k"),
+        ForeignMessage(b"", key="k"),
+        ForeignMessage(b"not an envelope", content_type=STRUCTURED, key="k"),
+    ],
+)
+async def test_what_fits_nothing_becomes_a_dead_letter_and_holds_nobody_up(
+    ms: Harness, message: ForeignMessage
+) -> None:
+    await ms.take_in("legacy-orders", message, ForeignMessage(b'{"order": "k", "total": 1}'))
+    await ms.quiet()
+    assert [letter[2] for letter in await ms.dead_letters("shop")] == ["undecodable"]
+    assert await ms.rows("shop", "SELECT key, total FROM seen") == [("k", 1)]
