@@ -144,9 +144,10 @@ async def test_what_is_no_event_reaches_its_reader_as_it_is(log: NatsTransport, 
     bodies = [b"", b"no json", b'{"subject": 7}', b"\xff\xfe", b"[" * 5_000]
     for body in bodies:
         await foreign.jetstream().publish(f"{topic}.0", body, headers={"X-Foreign": "1", "ce-type": "no%zzevent"})
+    await foreign.jetstream().publish(f"{topic}.0", b"bad key", headers={"Millstream-Key": "not%FFutf-8"})
     records = await everything(log, topic, 0)
-    assert [record.value for record in records] == bodies
-    assert {record.key for record in records} == {None}
+    assert [record.value for record in records] == [*bodies, b"bad key"]
+    assert [record.key for record in records] == [*[None] * len(bodies), "not\ufffdutf-8"]
 
 
 async def test_a_message_that_looks_like_a_status_is_a_record(

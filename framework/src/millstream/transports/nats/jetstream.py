@@ -11,7 +11,7 @@ import msgspec
 from ...errors import Misconfigured, TransportUnavailable
 from .connection import Connection, NotPermitted
 
-__all__ = ["ApiError", "Code", "JetStream", "is_no_responders"]
+__all__ = ["ApiError", "Code", "JetStream", "Stored", "is_no_responders", "stored"]
 
 ATTEMPT_SECONDS = 2.0
 """How long one question may take before it is asked again: a cluster that elects a leader answers nobody."""
@@ -45,6 +45,14 @@ class ApiError(TransportUnavailable):
         super().__init__(f"JetStream, {what}: {description} ({code})")
         self.code = code
         self.description = description
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """A message as JetStream's API gives it."""
+
+    seq: int = 0
+    data: bytes = b""
+    time: str = ""
 
 
 class JetStream:
@@ -88,7 +96,7 @@ class JetStream:
             raise TransportUnavailable(
                 "NATS answers, JetStream does not: is it enabled (`jetstream {}`) and has a leader?"
             )
-        decoded: dict[str, Any] = msgspec.json.decode(answer)
+        decoded = _decoded(answer)
         error = decoded.get("error")
         if error is None:
             return decoded
@@ -110,8 +118,8 @@ class JetStream:
         status, answer = await connection.request(subject, body, self._timeout, headers)
         return stored(subject, status, answer)
 
-    async def last_message(self, stream: str, subject: str) -> tuple[int, bytes]:
-        """The sequence and the body of the last message of a subject; (0, b"") when there is none.
+    async def last_message(self, stream: str, subject: str) -> Stored:
+        """The last message of a subject; one without a sequence when there is none.
 
         Asked of the stream's leader: a follower could be behind.
         """
@@ -119,9 +127,9 @@ class JetStream:
             message = (await self.ask(f"STREAM.MSG.GET.{stream}", {"last_by_subj": subject}))["message"]
         except ApiError as error:
             if error.code == Code.NO_MESSAGE:
-                return 0, b""
+                return Stored()
             raise
-        return message["seq"], msgspec.convert(message.get("data", ""), bytes)
+        return msgspec.convert(message, Stored)
 
 
 def stored(subject: str, status: bytes, answer: bytes) -> int:
@@ -133,11 +141,18 @@ def stored(subject: str, status: bytes, answer: bytes) -> int:
     """
     if is_no_responders(status):
         raise TransportUnavailable(f"NATS: no stream takes {subject} now")
-    decoded: dict[str, Any] = msgspec.json.decode(answer)
+    decoded = _decoded(answer)
     error = decoded.get("error")
     if error is not None:
         raise ApiError(f"publish to {subject}", error.get("err_code", 0), error.get("description", ""))
     return int(decoded["seq"])
+
+
+def _decoded(answer: bytes) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(answer, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise TransportUnavailable("somebody else than JetStream answers its subjects") from error
 
 
 def is_no_responders(headers: bytes) -> bool:

@@ -140,12 +140,10 @@ class NatsReader:
         topic = await self._host.topics.get(self.topic)
         subject = topic.subject(self.partition)
         connection = await self._host.connection()
-        consumer = _Consumer(self, topic, subject, connection)
+        consumer = _Consumer(self, topic, subject, connection, self._after)
         try:
             # First the consumer, then the bounds: what retention deletes in between shows in them.
-            await self._host.jetstream.ask(
-                f"CONSUMER.CREATE.{topic.stream}.{consumer.name}", consumer.config(self._after)
-            )
+            await self._host.jetstream.ask(f"CONSUMER.CREATE.{topic.stream}.{consumer.name}", consumer.config())
             await self._check_bounds(topic)
         except BaseException as error:
             consumer.drop()
@@ -197,7 +195,7 @@ class NatsReader:
 class _Consumer:
     """One ephemeral consumer: its numbering, and how many records it still owes."""
 
-    def __init__(self, reader: NatsReader, topic: Topic, subject: str, connection: Connection) -> None:
+    def __init__(self, reader: NatsReader, topic: Topic, subject: str, connection: Connection, after: int) -> None:
         self.name = secrets.token_hex(8)
         self.doubt = ""
         self.heard_at = asyncio.get_running_loop().time()
@@ -205,6 +203,7 @@ class _Consumer:
         self._topic = topic
         self._subject = subject
         self._connection = connection
+        self._after = after
         self._owed = 0
         self._expected = 1
         self._loop = asyncio.get_running_loop()
@@ -213,13 +212,13 @@ class _Consumer:
         self._ask = f"$JS.API.CONSUMER.MSG.NEXT.{topic.stream}.{self.name}".encode()
         connection.on_lost.add(self._on_lost)
 
-    def config(self, after: int) -> dict[str, Any]:
+    def config(self) -> dict[str, Any]:
         return {
             "stream_name": self._topic.stream,
             "config": {
                 "name": self.name,
                 "deliver_policy": "by_start_sequence",
-                "opt_start_seq": after + 1,
+                "opt_start_seq": self._after + 1,
                 "ack_policy": "none",
                 "max_deliver": 1,
                 "filter_subject": self._subject,
@@ -280,7 +279,12 @@ class _Consumer:
             return
         self._expected += 1
         self._owed -= 1
-        self._reader.received(decode(headers, body, int(tokens[at])))
+        position = int(tokens[at])
+        if position > self._after:
+            # On a replica that lags JetStream begins at that replica's end, before where it was told to.
+            self._reader.received(decode(headers, body, position))
+        elif not self._owed:
+            self._reader.wake()
 
     def _on_status(self, headers: bytes) -> None:
         status, _, rest = headers[9:].partition(b"\r\n")

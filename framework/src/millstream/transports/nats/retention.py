@@ -4,7 +4,7 @@ Marks lie in a key-value bucket, so that every process that uses the log sees al
 <partition>` holds a position. Beside them stands `floors.<stream>`: up to where each partition was emptied, written before
 the records are deleted, so that no reader can find them missing without also finding out why.
 
-Marks that move forward are written at most once a second; a first mark and one that moves back are written at once, since
+Marks that move forward are written every five seconds; a first mark and one that moves back are written at once, since
 they hold what others would let go. Any process may sweep at any time: a sweep repeated changes nothing.
 """
 
@@ -18,8 +18,8 @@ from typing import Any
 import msgspec
 
 from ...clock import Clock
-from ...errors import TransportUnavailable
-from ...message import format_time
+from ...errors import Misconfigured, TransportUnavailable
+from ...message import format_time, parse_time
 from ...ports.instrumentation import Instrumentation
 from .connection import Connection
 from .jetstream import ApiError, Code, JetStream
@@ -32,7 +32,7 @@ BUCKET = "millstream"
 STREAM = f"KV_{BUCKET}"
 SUBJECTS = f"$KV.{BUCKET}"
 FLOORS = f"{SUBJECTS}.floors"
-MARKS_EVERY = 1.0
+MARKS_EVERY = 5.0
 """Seconds between two writes of the marks."""
 RETAIN_EVERY = 15.0
 """Seconds between two sweeps."""
@@ -44,8 +44,17 @@ Mark = tuple[str, str, int]
 
 
 def floors_in(body: bytes) -> dict[int, int]:
-    """Partition → position up to which it was emptied."""
-    return msgspec.json.decode(body, type=dict[int, int]) if body else {}
+    """Partition → position up to which it was emptied.
+
+    Raises:
+        Misconfigured: somebody else writes into our bucket.
+    """
+    try:
+        return msgspec.json.decode(body, type=dict[int, int]) if body else {}
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Misconfigured(
+            f"the bucket {BUCKET!r} of NATS is not Millstream's alone: {FLOORS} holds {error}"
+        ) from error
 
 
 class Retention:
@@ -123,13 +132,16 @@ class Retention:
 
     async def floors(self, topic: Topic) -> dict[int, int]:
         """Up to where each partition was emptied."""
-        _, body = await self._jetstream.last_message(STREAM, f"{FLOORS}.{topic.stream}")
-        return floors_in(body)
+        return floors_in((await self._jetstream.last_message(STREAM, f"{FLOORS}.{topic.stream}")).data)
 
-    async def sweep(self, topics: Iterable[Topic]) -> None:
-        """Delete what may go."""
+    async def sweep(self, topics: Iterable[Topic], *, rest_seconds: float = 0.0) -> None:
+        """Delete what may go; leave out topics that somebody swept less than `rest_seconds` ago."""
         await self.save()
         for topic in topics:
+            if rest_seconds:
+                swept = (await self._jetstream.last_message(STREAM, f"{FLOORS}.{topic.stream}")).time
+                if swept and self._clock.now_us() - parse_time(swept) < rest_seconds * 1e6:
+                    continue
             limits = await self._limits(topic)
             if limits:
                 await self._delete(topic, limits)
@@ -167,12 +179,12 @@ class Retention:
     async def _delete(self, topic: Topic, limits: dict[int, int]) -> None:
         subject = f"{FLOORS}.{topic.stream}"
         for _ in range(CAS_ATTEMPTS):
-            revision, body = await self._jetstream.last_message(STREAM, subject)
-            floors = floors_in(body)
+            last = await self._jetstream.last_message(STREAM, subject)
+            floors = floors_in(last.data)
             raised = {partition: limit for partition, limit in limits.items() if limit > floors.get(partition, 0)}
             if not raised:
                 return
-            expected = f"NATS/1.0\r\nNats-Expected-Last-Subject-Sequence:{revision}\r\n\r\n".encode()
+            expected = f"NATS/1.0\r\nNats-Expected-Last-Subject-Sequence:{last.seq}\r\n\r\n".encode()
             try:
                 await self._jetstream.publish(subject, msgspec.json.encode({**floors, **raised}), expected)
             except ApiError as error:
@@ -249,6 +261,6 @@ class Retention:
                 await self.save()
                 if until_sweep <= 0:
                     until_sweep = RETAIN_EVERY
-                    await self.sweep(tuple(topics()))
-            except TransportUnavailable as error:
+                    await self.sweep(tuple(topics()), rest_seconds=RETAIN_EVERY / 2)
+            except (TransportUnavailable, Misconfigured) as error:
                 self._instrumentation.log("warning", "log_housekeeping_failed", error=str(error))

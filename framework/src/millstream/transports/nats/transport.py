@@ -28,6 +28,7 @@ from .publishing import HEADROOM_BYTES, Publisher, largest_record_bytes
 from .reader import NatsReader
 from .retention import FLOORS, Retention, floors_in
 from .topics import Topic, Topics
+from .wire import escape
 
 __all__ = ["NatsOptions", "NatsTransport"]
 
@@ -155,8 +156,8 @@ class NatsTransport:
         if first - 1 > max(floors.values(), default=0):
             # Records are gone that we did not delete: a limit or a purge of an operator. Of which partitions nobody knows.
             earliest = max(earliest, first - 1)
-        latest, _ = await self.jetstream.last_message(found.stream, subject)
-        return Bounds(earliest=earliest, latest=max(earliest, latest))
+        last = await self.jetstream.last_message(found.stream, subject)
+        return Bounds(earliest=earliest, latest=max(earliest, last.seq))
 
     # -- records ------------------------------------------------------------------------------------------------
 
@@ -218,11 +219,10 @@ class NatsTransport:
         stream = words[0].decode().rpartition(".")[2]
         try:
             floors = floors_in(body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except Misconfigured:
             return  # not written by us: what is in the bucket counts when a consumer is opened
         for reader in self._readers:
-            topic = self.topics.known.get(reader.topic)
-            if topic is not None and topic.stream == stream:
+            if escape(reader.topic) == stream:
                 reader.raise_floor(floors.get(reader.partition, 0))
 
     # -- the connection -----------------------------------------------------------------------------------------

@@ -87,9 +87,13 @@ def _key_in(body: bytes) -> str | None:
 
 
 def _decode_value(value: bytes) -> str:
-    if b"%" in value:
-        return unquote(value.decode("utf-8", "replace"), errors="surrogatepass" if value.isascii() else "replace")
-    return value.decode("utf-8", "replace")
+    text = value.decode("utf-8", "replace")
+    if "%" not in text:
+        return text
+    try:
+        return unquote(text, errors="surrogatepass")
+    except UnicodeDecodeError:  # a foreign record must not stop the connection that carries it
+        return unquote(text)
 
 
 # -- names ----------------------------------------------------------------------------------------------------------
