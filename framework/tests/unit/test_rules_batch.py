@@ -268,3 +268,26 @@ async def test_c11_beyond_the_limit_of_parked_messages_the_partition_blocks(kern
         await kernel.wait_for(lambda: consumer.blocked)
         consumer.stop()
     assert await kernel.one("SELECT COUNT(*) FROM millstream_parked") in (5, 6)
+
+
+async def test_c7_a_nul_in_an_attribute_is_undecodable(kernel: Any) -> None:
+    """Not every store keeps a NUL as text; CloudEvents forbids control characters in attributes."""
+    sub = await kernel.subscribe(apply, Thing)
+    c = await kernel.hold(sub)
+    for name in ("id", "source", "subject"):
+        await kernel.append(Thing("a", 1), **{name: "with \0 inside"})
+    await kernel.append(Thing("b", 2))
+    await kernel.batch(c)
+    assert await kernel.rows("SELECT key, value FROM applied") == [("b", 2)]
+    assert await kernel.rows("SELECT reason, lane FROM millstream_dead_letters") == [("undecodable", 0)] * 3
+
+
+async def test_words_of_an_error_that_are_no_text_are_kept_readable(kernel: Any) -> None:
+    async def handle(event: Thing, tx: Any) -> None:
+        raise ValueError("a \0 and a \ud800")
+
+    sub = await kernel.subscribe(handle, Thing)
+    c = await kernel.hold(sub)
+    await kernel.append(Thing("a", 1))
+    await kernel.batch(c)
+    assert r"a \0 and a \ud800" in await kernel.one("SELECT error FROM millstream_parked")

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from ..ports.instrumentation import current_trace
-from ..ports.store import Session
+from ..ports.store import Attributing, Session
 from . import claims, dead_letters, inbox, lanes
 from .consumption import Consumption
 from .dead_letters import HOLDS, NO_LANE, WENT_ON
@@ -72,6 +72,8 @@ class _Batch:
         self.batch = batch
         self.failed = failed
         self.savepoints = savepoints
+        # Without savepoints and with somebody who remembers whose write failed, writes of many messages travel together.
+        self.attributing = session if not savepoints and isinstance(session, Attributing) else None
         self.now_us = c.clock.now_us()
         self.outbox = Outbox(c.origin)
         self.tx = Tx(session, self.outbox, self.now_us)
@@ -83,6 +85,18 @@ class _Batch:
         self.sequences = None if sequence is None else Sequences(session, c.claim, sequence)
 
     async def run(self) -> Report:
+        try:
+            return await self._run()
+        except TakeOut:
+            raise
+        except BaseException as error:
+            blamed = None if self.attributing is None else self.attributing.blamed
+            if blamed is None:
+                raise
+            verdict_of(blamed[1], 1, 1)  # raises what is not the message's fault
+            raise TakeOut(*blamed) from error
+
+    async def _run(self) -> Report:
         c, batch, began = self.c, self.batch, self.c.clock.monotonic()
         await claims.advance(self.session, c.claim, batch[-1].position, len(batch))
         admitted = await inbox.admit(self.session, c.claim, batch, self.now_us, c.limits.inbox_retention_us)
@@ -107,6 +121,7 @@ class _Batch:
         for part in (replayed, ready[len(replayed) :]):
             if part:
                 await self._handle_together(part)
+        await self.session.flush()
         if self.parked:
             await lanes.park(self.session, c.claim, self.parked)
             self.report.parked = len(self.parked)
@@ -172,16 +187,21 @@ class _Batch:
         mark = self.outbox.mark() if savepoints or muted else None
         if savepoints:
             await session.savepoint()
+        if self.attributing is not None:
+            self.attributing.attribute(index)
         try:
             tx._cause = item.message  # pyright: ignore[reportPrivateUsage] - one Tx serves the batch; the kernel owns it
             current_trace.set(item.message.traceparent)
             returned = await self.c.subscription.handle(item.event, tx)
             if returned is not None:
                 publish_returned(tx, returned)
-            await session.flush()
+            if self.attributing is None:
+                await session.flush()
             if muted and mark is not None:
                 self.outbox.cut(mark)
         except BaseException as error:
+            if self.attributing is not None and self.attributing.blamed is not None:
+                raise  # whoever's write it was
             verdict_of(error, 1, 1)  # raises what is not the message's fault
             if mark is None or not savepoints:
                 raise TakeOut(index, error) from error

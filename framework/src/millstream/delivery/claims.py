@@ -21,8 +21,19 @@ _TAKE = """
 UPDATE millstream_claims
 SET owner = ?, epoch = epoch + 1, fence = fence + 1, expires = millstream_now() + ?,
     suspect = CASE WHEN owner IS NULL OR suspect > ? THEN suspect ELSE ? END
-WHERE subscription = ? AND partition = ? AND (owner IS NULL OR expires < millstream_now())
+WHERE (subscription, partition) IN (
+    SELECT subscription, partition FROM millstream_claims
+    WHERE subscription = ? AND partition = ? AND (owner IS NULL OR expires < millstream_now())
+    /*postgresql FOR UPDATE SKIP LOCKED */
+)
 RETURNING epoch, position, suspect
+"""
+# A row that is locked is being written by its holder (rule C9): nobody waits for it, neither to take nor to extend it.
+_RENEW = """
+UPDATE millstream_claims SET expires = millstream_now() + ?
+WHERE (subscription, partition) IN (
+    SELECT subscription, partition FROM millstream_claims WHERE owner = ? /*postgresql FOR UPDATE SKIP LOCKED */
+)
 """
 _ADVANCE = """
 UPDATE millstream_claims
@@ -111,10 +122,11 @@ async def release(session: Session, claim: Claim) -> None:
 
 
 async def renew(session: Session, owner: str, lease_us: int) -> None:
-    """Extend all claims of an owner, and its own sign of life; forget workers that gave none."""
-    await session.execute(
-        "UPDATE millstream_claims SET expires = millstream_now() + ? WHERE owner = ?", lease_us, owner
-    )
+    """Extend all claims of an owner, and its own sign of life; forget workers that gave none.
+
+    A claim that a transaction of its holder is writing now is extended by that one.
+    """
+    await session.execute(_RENEW, lease_us, owner)
     await session.execute(
         "INSERT INTO millstream_workers (id, expires) VALUES (?, millstream_now() + ?) "
         "ON CONFLICT (id) DO UPDATE SET expires = excluded.expires",

@@ -17,6 +17,8 @@ __all__ = ["Fate", "Prepared", "prepare"]
 
 Fate = Literal["run", "skip", "unknown", "undecodable"]
 _NO_MESSAGE = Message("", "", "")
+_NUL = b"\\u0000"
+"""How JSON writes it: a search of the bytes spares every other message a look at its attributes."""
 
 
 class Prepared(msgspec.Struct, gc=False):
@@ -50,6 +52,8 @@ def prepare_one(value: bytes, position: int, known: Mapping[str, EventType], rec
     """Decode and judge one record."""
     try:
         message = decode_message(value)
+        if _NUL in value:
+            _refuse_nul(message)
         time_us = parse_time(message.time) if message.time else 0
     except Undecodable as error:
         return Prepared(position, value, _NO_MESSAGE, None, "undecodable", "", "", 0, str(error), lane=False)
@@ -65,6 +69,17 @@ def prepare_one(value: bytes, position: int, known: Mapping[str, EventType], rec
         error = f"{message.type} version {message.dataversion} is not known to this worker"
         return Prepared(position, value, message, None, "unknown", tenant, key, time_us, error)
     return Prepared(position, value, message, None, "skip", tenant, key, time_us)
+
+
+def _refuse_nul(message: Message) -> None:
+    """CloudEvents forbids control characters in attributes; a NUL is one that not every store can keep as text.
+
+    Raises:
+        Undecodable: an attribute that the kernel keeps has one. In the data it is the handler's affair.
+    """
+    for name in ("id", "source", "type", "subject", "tenant"):
+        if "\0" in (getattr(message, name) or ""):
+            raise Undecodable(f"attribute {name}", "it contains a NUL character")
 
 
 def _data_of(message: Message) -> bytes | msgspec.Raw:

@@ -55,7 +55,7 @@ async def register(
         from_now = (start or subscription.start) == "now"
         await session.execute(
             "INSERT INTO millstream_subscriptions (name, topic, partitions, events, created) "
-            "VALUES (?, ?, ?, ?, millstream_now())",
+            "VALUES (?, ?, ?, ?, millstream_now()) ON CONFLICT (name) DO NOTHING",  # another process may start with us
             subscription.name,
             subscription.topic,
             partitions,

@@ -46,4 +46,6 @@ def describe(error: BaseException) -> str:
         code = trace.tb_frame.f_code
         where = f" at {'/'.join(code.co_filename.split('/')[-2:])}:{trace.tb_lineno} ({code.co_name})"
         trace = trace.tb_next
-    return f"{type(error).__name__}: {error}{where}"[:2_000]
+    # Somebody else's words may hold what no store keeps as text: a NUL, half of a surrogate pair.
+    words = f"{type(error).__name__}: {error}{where}"[:2_000].replace("\0", "\\0")
+    return words.encode(errors="backslashreplace").decode()

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
 import msgspec
 
 from .transport import Durability
 
-__all__ = ["Param", "Row", "Session", "Signal", "Store", "StoreCapabilities"]
+__all__ = ["Attributing", "Param", "Row", "Session", "Signal", "Store", "StoreCapabilities"]
 
 R = TypeVar("R")
 Row = tuple[Any, ...]
@@ -99,6 +99,23 @@ class Session(Protocol):
 
     def notify(self, channel: str) -> None:
         """Wake who waits on this channel, once this transaction has committed. Coalesced; no payload."""
+        ...
+
+
+@runtime_checkable
+class Attributing(Protocol):
+    """An optional power of sessions that queue: to say whose queued write it was that failed.
+
+    Several units of work share a transaction, and a write of one may be found out to fail while another one runs.
+    """
+
+    @property
+    def blamed(self) -> tuple[int, BaseException] | None:
+        """To whom what failed was attributed, and its error, which dooms the transaction or the innermost unit."""
+        ...
+
+    def attribute(self, to: int) -> None:
+        """From here on, what is run and queued belongs to `to`."""
         ...
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from ..errors import Misconfigured
+from ..errors import BadStatement, Conflict, Misconfigured
 from ..ports.store import Session, Store
 
 __all__ = ["KERNEL", "Migration", "is_used", "migrate", "migrations_in", "pending"]
@@ -102,7 +102,12 @@ async def migrate(store: Store, service: str, folder: str | None) -> list[Migrat
     for migration in todo:
         values = f"'{migration.owner}', {migration.version}, '{migration.name}', '{migration.checksum}'"
         record = _RECORD.format(values=values)  # a script takes no parameters; these are names of our own files
-        await store.script(f"{migration.sql}\n;\n{record}")
+        try:
+            await store.script(f"{migration.sql}\n;\n{record}")
+        except (BadStatement, Conflict):
+            if migration in await pending(store, [migration]):
+                raise
+            # Another process that starts with us was faster.
     return todo
 
 

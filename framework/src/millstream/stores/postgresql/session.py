@@ -51,6 +51,7 @@ class PostgresqlSession:
 
     __slots__ = (
         "_appended",
+        "_attributed",
         "_checks",
         "_clock",
         "_connection",
@@ -58,7 +59,9 @@ class PostgresqlSession:
         "_queue",
         "_types",
         "_units",
+        "_whose",
         "begun",
+        "blamed",
         "channels",
         "doomed",
         "outgoing",
@@ -74,11 +77,15 @@ class PostgresqlSession:
         self._appended: dict[tuple[str, tuple[str, ...]], list[Sequence[Param]]] = {}
         self._units: list[_Unit] = []
         self._ended = False
+        self._whose: int | None = None
+        self._attributed: list[int | None] = []
+        """For each queued statement."""
+        self.blamed: tuple[int, BaseException] | None = None
         self.channels: set[str] | None = None
         self.begun = False
         """BEGIN was sent."""
-        self.doomed: MillstreamError | None = None
-        """The error after which the server refuses everything up to the end of the innermost unit."""
+        self.doomed: BaseException | None = None
+        """The error after which nothing more runs up to the end of the innermost unit."""
         self.outgoing: list[Bound] = []
         self.reply: Exchange | None = None
 
@@ -160,10 +167,14 @@ class PostgresqlSession:
         for place, rows in self._appended.items():
             del rows[unit.appended.get(place, 0) :]
         # What is queued was queued inside the unit: its beginning was the first thing in an empty queue.
-        self._queue, self._checks = [], {}
+        self._queue, self._checks, self._attributed = [], {}, []
         if unit.sent:
-            self._queue = [unit.control("ROLLBACK TO"), unit.control("RELEASE")]
-            self.doomed = None
+            self._add(unit.control("ROLLBACK TO"))
+            self._add(unit.control("RELEASE"))
+            self.doomed = self.blamed = None
+
+    def attribute(self, to: int) -> None:
+        self._whose = to
 
     def notify(self, channel: str) -> None:
         self._check_open()
@@ -186,7 +197,7 @@ class PostgresqlSession:
 
     def take_queue(self) -> list[Bound]:
         """What is left to be sent with COMMIT."""
-        queue, self._queue = self._queue, []
+        queue, self._queue, self._attributed = self._queue, [], []
         return queue
 
     def end(self) -> None:
@@ -208,18 +219,19 @@ class PostgresqlSession:
     def _add(self, bound: Bound) -> None:
         self._check_open()
         self._queue.append(bound)
+        self._attributed.append(self._whose)
 
     async def _run(self, last: Bound | None) -> list[pq.abc.PGresult]:
         """Send what is queued and `last`; their results. Checks run in order, before an error of a later statement."""
         self._check_open()
         if self.doomed is not None:
             raise self.doomed
-        outgoing, checks = self._queue, self._checks
-        self._queue = []
+        if last is not None:
+            self._add(last)
+        outgoing, checks, attributed = self._queue, self._checks, self._attributed
+        self._queue, self._attributed = [], []
         if checks:
             self._checks = {}
-        if last is not None:
-            outgoing.append(last)
         first = 0
         if not self.begun:
             outgoing.insert(0, BEGIN)
@@ -231,20 +243,27 @@ class PostgresqlSession:
         exchange = self.reply
         assert exchange is not None
         self.reply = None
-        results = exchange.results
-        if first:
-            results = results[1:]
+        results = exchange.results[first:]
         for place, check in checks.items():
             if place < len(results):
-                check(_changed(results[place]))
+                try:
+                    check(_changed(results[place]))
+                except BaseException as error:
+                    self._doom(error, attributed[place])
+                    raise
         if exchange.error is not None:
-            self.doomed = translated(exchange.error)
-            raise self.doomed
+            error = translated(exchange.error)
+            self._doom(error, attributed[len(results)] if len(results) < len(attributed) else None)
+            raise error
         if exchange.lost is not None:
             self.doomed = exchange.lost
             raise exchange.lost
-        self.begun = True
         return results
+
+    def _doom(self, error: BaseException, whose: int | None) -> None:
+        self.doomed = error
+        if whose is not None:
+            self.blamed = (whose, error)
 
     async def _arrays(self, many: ManyRows, rows: Sequence[Sequence[Param]]) -> Bound | None:
         """One statement for all rows; None where a column is of a type that has no array here."""
