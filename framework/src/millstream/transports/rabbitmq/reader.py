@@ -5,6 +5,11 @@ read and expects to see it, or the record right behind it. Anything later means 
 means that the position lies beyond the end: a queue is never empty (`topics.py`), so a valid position always has
 something to show. A replica may lag behind the leader, so it gets a few seconds to show it.
 
+Nor does it say a word when retention overtakes a consumer that is attached: it goes on at the oldest segment that is left.
+So every step is watched. One missing offset is RabbitMQ's own entry at the beginning of a segment (the tracking of
+publishers; osiris_log, evaluate_tracking_snapshot); where more are missing, the partition's beginning tells whether
+they were records.
+
 Memory is bounded by the prefetch: acknowledgements only widen that window, RabbitMQ keeps no state for a stream's
 consumer. It sends whole chunks, so the window may be exceeded by one chunk.
 """
@@ -24,7 +29,7 @@ from ...ports.transport import Bounds
 from .connection import Channel, Closed, RefusedByServer
 from .frames import ack
 from .link import NOT_FOUND, Link, translated
-from .wire import record
+from .wire import offset_of, record
 
 __all__ = ["LAG_SECONDS", "StreamReader", "consume"]
 
@@ -76,6 +81,7 @@ class StreamReader:
         self._channel: Channel | None = None
         self._attached = False
         self._unacknowledged = 0
+        self._no_record_before = 0
         self._error: Closed | None = None
 
     async def next(self, limit: int) -> Sequence[Record]:
@@ -88,6 +94,8 @@ class StreamReader:
                 found = self._take(limit)
                 if found:
                     return found
+                if self._delivered:
+                    await self._look_into_the_gap()
             else:
                 await self._wait()
 
@@ -140,8 +148,9 @@ class StreamReader:
             await self._look_for_the_end()
         _, header, body = self._delivered[0]
         offset, _ = record(header, body)
-        if offset > self._after:
-            # The record at `after` + 1 has the offset `after`: it is not the first one that is there.
+        # Behind our record comes offset `after`, or `after` + 1 behind the entry that begins a segment: a reader that had
+        # read all of a segment that is gone by now has missed nothing.
+        if offset > (self._after + 1 if self._after else 0):
             raise PositionGone(self._topic, self._partition, self._after, offset)
 
     async def _look_for_the_end(self) -> None:
@@ -177,19 +186,33 @@ class StreamReader:
             self._detach()
             raise error
 
+    async def _look_into_the_gap(self) -> None:
+        """Offsets are missing before the next delivery: retention deletes from the beginning, so where the partition still
+        reaches back to us they were never records."""
+        offset = offset_of(self._delivered[0][1])
+        bounds = await self._bounds()
+        if bounds.earliest > self._after + 1:
+            self._detach()
+            raise PositionGone(self._topic, self._partition, self._after, bounds.earliest)
+        self._no_record_before = offset
+
     def _take(self, limit: int) -> list[Record]:
+        """What is delivered, up to a gap that nobody has looked into."""
         found: list[Record] = []
         delivered, after, tag = self._delivered, self._after, 0
         while delivered and len(found) < limit:
-            tag, header, body = delivered.popleft()
+            offset, entry = record(delivered[0][1], delivered[0][2])
+            if offset > after + 1 and offset > self._no_record_before:
+                break
+            tag = delivered.popleft()[0]
             self._unacknowledged += 1
-            _, entry = record(header, body)
-            # Not ours to return: what opens the partition, and the record at which we attached.
-            if entry is not None and entry.position > after:
+            if offset < after:
+                continue  # the record at which we attached
+            after = offset + 1
+            if entry is not None:  # else it opens the partition
                 found.append(entry)
-        if found:
-            self._after = found[-1].position
-        if self._channel is not None and (self._unacknowledged * 2 >= self._prefetch or not delivered):
+        self._after = after
+        if self._channel is not None and tag and (self._unacknowledged * 2 >= self._prefetch or not delivered):
             self._channel.send(ack(self._channel.number, tag))
             self._unacknowledged = 0
         return found
