@@ -16,7 +16,14 @@ import msgspec
 from redis.asyncio import Connection, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import (
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 
 from ...errors import TransportUnavailable
 
@@ -167,16 +174,13 @@ class Connections:
             await connection.disconnect(nowait=True)
 
 
-_MEANING = {
-    "OOM": "maxmemory is reached; give it more, or let subscriptions catch up so that retention can delete",
-    "READONLY": "it is a replica now; name the primary in the URL",
-    "NOPERM": "the user of the URL lacks a permission: it needs EVAL, EVALSHA, INFO, CLIENT, XREAD and all keys of the "
-    "prefix",
-    "MOVED": "it is part of a cluster; this transport takes one primary with its replicas",
+_MEANING: dict[type[ResponseError], str] = {
+    OutOfMemoryError: "maxmemory is reached: give it more, or let subscriptions catch up so that retention can delete",
+    ReadOnlyError: "it is a replica now: name the primary in the URL",
+    NoPermissionError: "the user of the URL needs EVAL, EVALSHA, INFO, CLIENT, XREAD and all keys of the prefix",
 }
 
 
 def _meaning(error: ResponseError) -> str:
-    said = str(error)
-    code = said.partition(" ")[0]
-    return next((f"{said} ({means})" for known, means in _MEANING.items() if code == known), said)
+    means = _MEANING.get(type(error))
+    return f"{error} ({means})" if means else str(error)

@@ -15,7 +15,7 @@ from ...errors import TransportUnavailable
 from ...ports.instrumentation import Instrumentation
 from .connections import Connections
 from .entries import Keys
-from .scripts import RETAIN
+from .scripts import MARK, RETAIN
 
 __all__ = ["Retention"]
 
@@ -55,9 +55,9 @@ class Retention:
             return
         self._dirty.pop(place, None)
         self._marks.pop(place, None)
-        # The name first: from here on the subscription holds every partition that it has not marked.
-        await self._connections.do("SADD", self._keys.subscriptions(topic), subscription)
-        await self._connections.do("HSET", self._keys.marks(topic, partition), subscription, position)
+        # With the name: from here on the subscription holds every partition that it has not marked.
+        keys = [self._keys.marks(topic, partition), self._keys.subscriptions(topic)]
+        await self._connections.run(MARK, keys, subscription, position)
         self._marks[place] = position
 
     async def unmark(self, subscription: str, topic: str, partitions: int) -> None:
@@ -81,7 +81,7 @@ class Retention:
             by_hash.setdefault(self._keys.marks(topic, partition), []).extend((subscription, position))
         try:
             for key, fields in by_hash.items():
-                await self._connections.do("HSET", key, *fields)
+                await self._connections.run(MARK, [key], *fields)
         except BaseException:
             self._dirty = dirty | self._dirty
             raise

@@ -10,7 +10,10 @@ from ...binary_mode import STRUCTURED
 from .connections import Script
 from .entries import EPOCH, FOREIGN, NO_KEY
 
-__all__ = ["APPEND", "BOUNDS", "CREATE", "FETCH", "RETAIN"]
+__all__ = ["APPEND", "BOUNDS", "CREATE", "FETCH", "MARK", "RETAIN"]
+
+_ALSO_WHEN_FULL = "#!lua flags=allow-oom"
+"""Without it a server that has used up its memory refuses the very marks and deletions that would make room."""
 
 _SHARED = f"""
 local function id(position) return '{EPOCH}-' .. string.format('%.0f', position) end
@@ -110,7 +113,17 @@ redis.call('HSET', KEYS[1], ARGV[1], partitions)
 return partitions
 """)
 
-RETAIN = Script(f"""{_SHARED}
+MARK = Script(f"""{_ALSO_WHEN_FULL}
+-- KEYS: marks, and for a first mark: subscriptions. ARGV: subscription, position, and so on.
+for i = 1, #ARGV, 2 do
+  if KEYS[2] then redis.call('SADD', KEYS[2], ARGV[i]) end
+  redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1])
+end
+return 1
+""")
+
+RETAIN = Script(f"""{_ALSO_WHEN_FULL}
+{_SHARED}
 -- KEYS: stream, marks, subscriptions, times. ARGV: now, keep, spacing (milliseconds), records at most. Returns how many went.
 local now, keep, spacing, most = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local known = redis.call('SMEMBERS', KEYS[3])

@@ -4,6 +4,9 @@
 When a reader joins, `CLIENT UNBLOCK` ends the look under way and the next one includes it. No wake-up is lost: a
 look starts behind the position of every reader, so what came in between ends it at once.
 
+The next look begins before the reader that was woken is back, so it covers that stream behind what the last one saw: at a
+low rate the reader then finds itself covered already. Who finds the stream ahead of it again takes it out until it is back.
+
 A reader that is woken reads for itself; what the look returned is dropped. So a wake-up without reason costs a read and
 nothing else, and every few seconds all readers get one: they find out when a stream was lost.
 """
@@ -16,10 +19,9 @@ from typing import Any
 from redis.asyncio import Connection
 from redis.exceptions import ResponseError
 
-from ...clock import Clock
 from ...errors import TransportUnavailable
 from .connections import Connections
-from .entries import EPOCH
+from .entries import EPOCH, position_of
 
 __all__ = ["Tail"]
 
@@ -32,12 +34,13 @@ AGAIN_SECONDS = 0.001
 class Tail:
     """Who waits behind which position of which stream. Runs for as long as the log is open."""
 
-    def __init__(self, connections: Connections, clock: Clock) -> None:
+    def __init__(self, connections: Connections) -> None:
         self._connections = connections
-        self._clock = clock
         self._waiting: dict[str, dict[asyncio.Future[None], int]] = {}
         self._covered: dict[str, int] = {}
         """Streams and positions of the look under way."""
+        self._seen: dict[str, int] = {}
+        """How far a stream had come whose readers were just woken."""
         self._changed = asyncio.Event()
         """A reader waits that the look under way does not cover, or that look has ended."""
         self._looking = False
@@ -89,19 +92,22 @@ class Tail:
                 if not waiter.done():
                     waiter.set_exception(TransportUnavailable(str(error)))
 
-    def _wake(self, stream: str) -> None:
-        for waiter in self._waiting.get(stream, ()):
-            if not waiter.done():
-                waiter.set_result(None)
+    def _wake(self, stream: str) -> bool:
+        """Whether somebody waited."""
+        waiting = [waiter for waiter in self._waiting.get(stream, ()) if not waiter.done()]
+        for waiter in waiting:
+            waiter.set_result(None)
+        return bool(waiting)
 
     def _to_cover(self) -> dict[str, int]:
-        """Streams with the smallest position behind which somebody waits; who was woken a moment ago does not."""
+        """Streams with the smallest position behind which somebody waits, and those whose readers will be back."""
         covered: dict[str, int] = {}
         for stream, here in self._waiting.items():
             positions = [after for waiter, after in here.items() if not waiter.done()]
             if positions:
                 covered[stream] = min(positions)
-        return covered
+                self._seen.pop(stream, None)
+        return covered | self._seen
 
     async def _look(self, connection: Connection) -> None:
         """One XREAD over everybody who waits."""
@@ -115,18 +121,24 @@ class Tail:
             self._changed.set()
         if isinstance(found, TransportUnavailable):
             raise found
-        for stream in found if found or self._interrupted else list(self._waiting):
-            self._wake(stream)
+        if not found and not self._interrupted:
+            self._seen.clear()
+            found = dict.fromkeys(self._waiting)
+        for stream, position in found.items():
+            if self._wake(stream) and position is not None:
+                self._seen[stream] = position
+            else:
+                self._seen.pop(stream, None)
 
-    async def _read(self, connection: Connection) -> list[str] | TransportUnavailable:
-        """The streams that have something; an error is a result here, so that the interrupt ends first."""
+    async def _read(self, connection: Connection) -> dict[str, int | None] | TransportUnavailable:
+        """The streams that have something, and where; an error is a result here, so that the interrupt ends first."""
         ids = [f"{EPOCH}-{after}" for after in self._covered.values()]
         command = ("XREAD", "COUNT", 1, "BLOCK", BLOCK_MS, "STREAMS", *self._covered, *ids)
         try:
             answer = await self._ask(connection, BLOCK_MS / 1000 + self._connections.timeout, *command)
         except TransportUnavailable as error:
             return error
-        return [stream.decode() for stream, _ in answer or ()]
+        return {stream.decode(): position_of(found[0][0]) for stream, found in answer or ()}
 
     async def _ask(self, connection: Connection, timeout: float, *command: str | int) -> Any:
         try:
@@ -147,4 +159,4 @@ class Tail:
                     return
             except (TransportUnavailable, ResponseError):
                 return  # the look ends by itself within seconds
-            await self._clock.sleep(AGAIN_SECONDS)
+            await asyncio.sleep(AGAIN_SECONDS)

@@ -75,7 +75,7 @@ class RedisTransport:
         self._options = options
         self._keys = Keys(options.prefix)
         self._connections = Connections(address, limit=options.connections, timeout=seconds(options.timeout))
-        self._tail = Tail(self._connections, clock)
+        self._tail = Tail(self._connections)
         keep_ms = round(seconds(options.keep) * 1e3)
         self._retention = Retention(self._connections, self._keys, clock, instrumentation or Silent(), keep_ms)
         self._topics: dict[str, int] = {}
@@ -166,21 +166,18 @@ class RedisTransport:
     def read(self, topic: str, partition: int, after: int) -> Reader:
         return _RedisReader(self, topic, partition, after)
 
-    async def next(self, topic: str, partition: int, after: int, limit: int) -> list[Record]:
-        """What `Reader.next` promises, for a reader that stands at `after`."""
-        while True:
-            found = await self._fetch(topic, partition, after, limit)
-            if found:
-                return found
-            await self._tail.wait(self._keys.stream(topic, partition), after)
+    async def wait(self, topic: str, partition: int, after: int) -> None:
+        """Return when there may be something behind `after`."""
+        await self._tail.wait(await self._stream(topic, partition, after), after)
 
-    async def _fetch(self, topic: str, partition: int, after: int, limit: int) -> list[Record]:
+    async def fetch(self, topic: str, partition: int, after: int, limit: int) -> tuple[list[Record], bool]:
+        """What lies behind `after` now, and whether that is all of it."""
         stream = await self._stream(topic, partition, after)
         answer: Any = await self._connections.run(FETCH, [stream], after, limit, READ_BYTES)
         sizes, data, odd, last = answer
         found = entries.unpack(sizes, data, after)
         if found:
-            return found
+            return found, len(found) < limit and len(data) < READ_BYTES
         if not odd and not last:
             await self._lost(topic, partition, after)
         reached = entries.position_of(odd or last)
@@ -190,7 +187,7 @@ class RedisTransport:
             # Trimmed or deleted by hand; or beyond the end of a log that was lost or put back.
             earliest = reached - 1 if odd else (await self.bounds(topic, partition)).earliest
             raise PositionGone(topic, partition, after, earliest)
-        return []
+        return [], True
 
     # -- marks and retention ------------------------------------------------------------------------------------
 
@@ -295,10 +292,15 @@ class _RedisReader:
         self._topic = topic
         self._partition = partition
         self._after = after
+        self._at_end = False
 
     async def next(self, limit: int) -> Sequence[Record]:
-        found = await self._log.next(self._topic, self._partition, self._after, limit)
-        self._after = found[-1].position
-        return found
+        while True:
+            if self._at_end:
+                await self._log.wait(self._topic, self._partition, self._after)
+            found, self._at_end = await self._log.fetch(self._topic, self._partition, self._after, limit)
+            if found:
+                self._after = found[-1].position
+                return found
 
     async def aclose(self) -> None: ...
