@@ -16,7 +16,7 @@ from millstream.message import Record
 from millstream.ports.transport import Bounds
 from millstream.testing.conformance.transport_case import PATIENCE, everything, keyed, take, values, within
 from millstream.testing.engines.redis import RedisServer
-from millstream.transports.redis import RedisOptions, RedisTransport, tail
+from millstream.transports.redis import RedisOptions, RedisTransport, tail, transport
 from millstream.transports.redis.connections import Address
 from millstream.transports.redis.transport import READ_BYTES
 from redis.asyncio import Redis
@@ -340,6 +340,17 @@ async def test_large_records_are_read_a_few_at_a_time(shared: RedisServer, topic
             assert len(step) <= READ_BYTES // size + 1
             found += step
         assert [record.value[0] for record in found] == list(range(20))
+
+
+async def test_a_publish_too_large_for_one_command_is_cut(
+    shared: RedisServer, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "PUBLISH_BYTES", 1_000)
+    async with log_on(shared) as log:
+        await log.provision(topic, 1)
+        sent = [Record(str(number).encode() * (1 + number % 300), "k") for number in range(1_000)]
+        assert await log.publish(topic, 0, sent) == 1_000
+        assert [record.value for record in await everything(log, topic, 0)] == [record.value for record in sent]
 
 
 async def test_records_stay_until_they_are_old_enough(shared: RedisServer, topic: str) -> None:

@@ -11,7 +11,7 @@ A clustered Redis is refused. Redis keeps everything in memory: what `keep` hold
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Literal, NoReturn, Self, final
@@ -37,6 +37,10 @@ __all__ = ["RedisOptions", "RedisTransport"]
 LARGEST_RECORD_BYTES = 4 * 1024 * 1024
 READ_BYTES = 4 * 1024 * 1024
 """A read ends with the record that passes this size: a batch of large records must not fill memory."""
+
+
+PUBLISH_BYTES = 256 * 1024 * 1024
+"""A publish above this size becomes several scripts: Redis takes no argument above 512 MiB. Up to it, it is atomic."""
 
 
 class RedisOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,8 +151,8 @@ class RedisTransport:
         largest = self._options.largest_record_bytes
         refused = next((index for index, record in enumerate(records) if len(record.value) > largest), None)
         durable = records[:refused]
-        if durable:
-            await self._append(topic, partition, stream, durable)
+        for part in _parts(durable):
+            await self._append(topic, partition, stream, part)
         if refused is not None:
             raise RecordRefused(refused, f"{len(records[refused].value)} bytes, this log carries {largest}")
         return len(records)
@@ -284,6 +288,18 @@ class RedisTransport:
             f"{self._address}: another client added an entry with an id of its own ({id_}) to {stream}, where ids are "
             f"{EPOCH}-<position> and come from `*`. Take it out with XDEL, then XSETID {stream} to the last id that is left"
         )
+
+
+def _parts(records: Sequence[Record]) -> Iterator[Sequence[Record]]:
+    """All of the records, cut where they pass `PUBLISH_BYTES`; nearly always in one piece."""
+    start, size = 0, 0
+    for index, record in enumerate(records):
+        size += len(record.value)
+        if size > PUBLISH_BYTES:
+            yield records[start : index + 1]
+            start, size = index + 1, 0
+    if start < len(records):
+        yield records[start:]
 
 
 class _RedisReader:
