@@ -25,6 +25,9 @@ OUTSIDE = {
     "testing/": "the simulator and the harness implement the ports, with their own seeds and clocks",
     "telemetry/": "an implementation of ports.instrumentation: it measures with the real clock",
     "grpc/": "an edge on the driver grpcio, which keeps threads and timers of its own",
+    "runtime/child.py": "a child process of the supervisor",
+    "runtime/own_nats.py": "a server that the supervisor starts",
+    "runtime/siblings.py": "the HTTP client of one process to its siblings",
     "runtime/process.py": "the process edge: signals, child processes, the event loop",
 }
 

@@ -12,7 +12,8 @@ from urllib.parse import quote, urlencode, urlsplit
 import msgspec
 
 from ..errors import Misconfigured
-from ..http.admin_file import read_admin_file
+from ..http.admin_file import AdminFile, read_admin_file
+from ..runtime.settings import Settings
 from .exits import NotReachable, Problem
 from .options import Remote
 
@@ -103,7 +104,7 @@ def connect(where: Remote) -> AdminClient:
     if url and token:
         return AdminClient(url, token)
     settings = where.settings()
-    known = read_admin_file(settings.admin_file)
+    known = read_admin_file(settings.admin_file) or _only_process(settings)
     if known is None and url is None:
         raise NotReachable(
             f"nothing runs on {settings.data}/ (no {settings.admin_file}). Start it with `millstream up`, or say where "
@@ -112,6 +113,18 @@ def connect(where: Remote) -> AdminClient:
     if known is not None and (url is None or AdminClient(url, "").url == known.url):
         return AdminClient(known.url, token or known.token)
     raise Misconfigured(f"{url} needs an operator's token: --token, or MILLSTREAM_TOKEN")
+
+
+def _only_process(settings: Settings) -> AdminFile | None:
+    """The one process of a single service that runs there, where no process answers for a whole system."""
+    files = sorted(settings.processes.glob("*.json"))
+    if len(files) > 1:
+        names = ", ".join(file.stem for file in files)
+        raise Misconfigured(
+            f"several processes run on {settings.data}/ ({names}) and none answers for all: start one with --edge, or "
+            "name one with --url and --token"
+        )
+    return read_admin_file(files[0]) if files else None
 
 
 def segment(text: str) -> str:

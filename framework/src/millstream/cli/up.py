@@ -1,4 +1,4 @@
-"""`millstream up` and `millstream run`: services in this process, until a signal stops them."""
+"""`millstream up` and `millstream run`: services in this process, or each in its own, until a signal stops them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from ..errors import Misconfigured
 from ..runtime.settings import Settings
-from .options import Configured, Json
+from .options import Configured, Json, config_file
 from .output import print_json, write
 from .services import import_from_here
 
@@ -36,18 +37,29 @@ def up(
     transport: Transport = None,
     partitions: Partitions = None,
     start: Begin = None,
+    split: Annotated[bool, Parameter(negative=(), help="Each service in a process of its own, supervised.")] = False,
+    workers: Annotated[int | None, Parameter(help="With --split: processes of each service [default: 1].")] = None,
     reload: Annotated[bool, Parameter(negative=(), help="Start anew when a source file changes.")] = False,
     json: Json = False,
     where: Configured = Configured(),  # noqa: B008 - immutable
 ) -> int:
     """Run all services in one process: one HTTP port, the embedded engines unless told otherwise.
 
+    With --split each service runs as a process of its own behind the same port; they call each other over gRPC. Without
+    --transport they share a NATS server that is started with them.
+
     SIGTERM and SIGINT drain and exit with 0; a second signal exits at once.
     """
     settings = where.settings(
         app=app, http__port=port, http__host=host, store__url=store, transport__url=transport,
-        transport__partitions=partitions, start=start,
+        transport__partitions=partitions, start=start, split__workers=workers,
     )  # fmt: skip
+    if split and reload:
+        raise Misconfigured("--reload watches one process: use it without --split")
+    if workers is not None and not split:
+        raise Misconfigured("--workers goes with --split: one process runs all services once")
+    if split:
+        return _run_split(settings, where, json)
     if reload:
         from .reload import run_reloading
 
@@ -66,15 +78,37 @@ def run(
     transport: Transport = None,
     partitions: Partitions = None,
     start: Begin = None,
+    listen: Annotated[
+        str | None, Parameter(help="host:port to serve contracts on over gRPC; port 0 takes a free one.")
+    ] = None,
+    edge: Annotated[
+        bool | None, Parameter(negative=(), help="Answer for the whole system: forward what concerns other services.")
+    ] = None,
+    name: Annotated[str | None, Parameter(help="Name of this process among others [default: the service's].")] = None,
     json: Json = False,
     where: Configured = Configured(),  # noqa: B008 - immutable
 ) -> int:
-    """Run one service in this process; its siblings run elsewhere, on the same log."""
+    """Run one service in this process; the others run elsewhere, on the same log. What it calls of them needs their
+    addresses: [grpc.services] orders = "host:port".
+    """
     settings = where.settings(
         app=app, only=(service,), http__port=port, http__host=host, store__url=store, transport__url=transport,
-        transport__partitions=partitions, start=start,
+        transport__partitions=partitions, start=start, grpc__listen=listen, http__edge=edge, process=name or service,
     )  # fmt: skip
     return _run(settings, json)
+
+
+def _run_split(settings: Settings, where: Configured, json: bool) -> int:
+    import_from_here()
+    from ..runtime.supervisor import run_split
+
+    def announce(system: Settings, url: str, seconds: float) -> None:
+        if json:
+            print_json({"ready": True, "url": url, "seconds": round(seconds, 3), "data": str(settings.data)})
+        else:
+            write(_announcement(url, seconds, system))
+
+    return run_split(settings, config_file(where.config), announce)
 
 
 def _run(settings: Settings, json: bool) -> int:

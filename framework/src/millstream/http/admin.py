@@ -11,6 +11,7 @@
 | GET /admin/topics | topics with their partitions, publishers and subscriptions |
 | GET /admin/tail | messages of a topic as lines of JSON, followed until the reader goes |
 | POST /admin/publish | one event, checked against its declaration, straight to the log |
+| POST /admin/operations/{service}/{call} | what the edge of a split system asks on behalf of its callers |
 
 Every request carries the admin token of this process or a bearer token with the role `operator`. Other machines are
 refused unless the settings allow them. Errors are RFC 9457 problems.
@@ -27,7 +28,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
 from ..errors import MillstreamError, Misconfigured
-from . import admin_log, admin_store
+from . import admin_log, admin_operations, admin_store
 from .admin_system import AdminSystem, Endpoint
 from .auth import bearer_token
 from .problems import PROBLEM_JSON, Problem, problem_of
@@ -45,7 +46,7 @@ def admin_app(system: AdminSystem) -> ASGIApp:
 
 def admin_routes(system: AdminSystem) -> list[Route]:
     """The routes, `/admin/…`, for the `extra_routes` of the application."""
-    table = [*admin_store.ENDPOINTS, *admin_log.ENDPOINTS]
+    table = [*admin_store.ENDPOINTS, *admin_log.ENDPOINTS, *admin_operations.ENDPOINTS]
     return [Route(path, _guarded(system, endpoint), methods=[method]) for method, path, endpoint in table]
 
 

@@ -17,11 +17,12 @@ __all__ = ["AdminFile", "read_admin_file", "remove_admin_file", "write_admin_fil
 
 
 class AdminFile(msgspec.Struct, frozen=True):
-    """Where a process answers: `url` is its root, such as `http://127.0.0.1:8080`."""
+    """Where a process answers: `url` is its root, such as `http://127.0.0.1:8080`. services: whose work it does."""
 
     url: str
     token: str
     pid: int
+    services: tuple[str, ...] = ()
 
 
 def write_admin_file(path: Path, content: AdminFile) -> None:

@@ -23,7 +23,7 @@ import uvicorn
 
 from ..errors import Misconfigured, Transient
 
-__all__ = ["Server", "Signals", "Watchdog", "bind", "fetch"]
+__all__ = ["Server", "Signals", "Watchdog", "bind", "fetch", "stop_with_supervisor"]
 
 WATCHDOG_MARGIN = 2.0
 FRESH_SECONDS = 0.5
@@ -82,8 +82,24 @@ class Watchdog:
             os._exit(1)
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket's address, taken before anything slow starts.
+def stop_with_supervisor() -> None:
+    """Take the end of standard input for SIGTERM: whoever started this process holds the other end, and the system
+    closes it for them however they end. In a thread: the loop may be what hangs."""
+
+    def watch() -> None:
+        try:
+            while os.read(0, 1):
+                pass
+        except OSError:
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="supervisor", daemon=True).start()
+
+
+def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A listening socket's address, taken before anything slow starts. shared: other processes of the same user may
+    listen there, too; the system divides the connections among them.
 
     Raises:
         Misconfigured: the address is in use or not ours; names the port and what to do.
@@ -91,6 +107,8 @@ def bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     server = socket.socket(family, socket.SOCK_STREAM)
     server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         server.bind((host, port))
     except OSError as error:

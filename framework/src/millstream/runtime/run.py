@@ -7,6 +7,7 @@ import gc
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from socket import socket
 
 import uvloop
@@ -21,15 +22,16 @@ from ..ports.store import Store
 from ..ports.transport import Transport
 from ..service.service import Service
 from ..telemetry.instrumentation import Telemetry
-from .adapters import AdapterContext, open_store, open_transport
-from .edge import Probes, build_edge
+from .adapters import AdapterContext, open_intake, open_store, open_transport
+from .edge import Probes, authenticator, build_edge, caller_of
 from .gauges import GaugeSampler
-from .process import Server, Signals, bind, fetch
+from .network import Network
+from .process import Server, Signals, bind, fetch, stop_with_supervisor
 from .runtime import Composition, Runtime
 from .services import load_services
 from .settings import Settings
 
-__all__ = ["Started", "run_up"]
+__all__ = ["Started", "run_up", "telemetry_variables"]
 
 Started = Callable[[str, float], None]
 """Called once ready: the URL, and the seconds since the call."""
@@ -47,22 +49,24 @@ def run_up(settings: Settings, on_ready: Started | None = None) -> int:
     Raises:
         Misconfigured: every problem found before anything was started.
     """
-    services = load_services(settings.app)
+    everything = load_services(settings.app)
     only = settings.only
-    unknown = sorted(set(only) - {s.name for s in services})
+    unknown = sorted(set(only) - {s.name for s in everything})
     if unknown:
-        known = ", ".join(s.name for s in services)
+        known = ", ".join(s.name for s in everything)
         raise Misconfigured(f"no service is called {', '.join(unknown)}; there are {known}")
-    if only:
-        services = [s for s in services if s.name in only]
+    services = [s for s in everything if s.name in only] if only else everything
     sys.setswitchinterval(SWITCH_SECONDS)
-    return uvloop.run(_Up(settings, services, on_ready).run())
+    return uvloop.run(_Up(settings, services, Network(settings, everything, services), on_ready).run())
 
 
 class _Up:
-    def __init__(self, settings: Settings, services: Sequence[Service], on_ready: Started | None) -> None:
+    def __init__(
+        self, settings: Settings, services: Sequence[Service], network: Network, on_ready: Started | None
+    ) -> None:
         self.settings = settings
         self.services = services
+        self.network = network
         self.on_ready = on_ready
         self.clock = SystemClock()
 
@@ -70,10 +74,12 @@ class _Up:
         began = self.clock.monotonic()
         settings = self.settings
         signals = Signals(settings.http.grace)  # before a slow start
-        listener = bind(settings.http.host, settings.http.port)
+        if settings.supervised:
+            stop_with_supervisor()
+        listener = bind(settings.http.host, settings.http.port, shared=settings.supervised)
         host, port = listener.getsockname()[:2]
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        telemetry = Telemetry.from_environment(_telemetry_variables(settings))
+        telemetry = Telemetry.from_environment(telemetry_variables(settings))
         telemetry.adopt_logging()
         entropy = SystemEntropy()
         settings.data.mkdir(parents=True, exist_ok=True)
@@ -89,23 +95,34 @@ class _Up:
             partitions=settings.transport.partitions,
             start=settings.start,
             settings=settings.service,
-            http_url=url,
+            http_url=settings.http.public_url or url,
+            remote=self.network.channel(self.clock, entropy, telemetry),
+            open_intake=lambda name: open_intake(_queue_of(settings, name), adapters),
+            without_intakes=frozenset(name for name, queue in settings.intakes.items() if queue == "none"),
         )
         try:
-            async with Runtime(self.services, composition) as runtime:
+            async with self.network, Runtime(self.services, composition) as runtime:
                 await self._warn_if_weak(runtime, telemetry)
                 await self._serve(runtime, signals, listener, url, telemetry, began)
         finally:
-            remove_admin_file(settings.admin_file, os.getpid())
+            for file in self._admin_files():
+                remove_admin_file(file, os.getpid())
             await telemetry.close()
         return 0
 
     async def _serve(
         self, runtime: Runtime, signals: Signals, listener: socket, url: str, telemetry: Telemetry, began: float
     ) -> None:
-        settings, probes = self.settings, Probes(runtime)
-        token = runtime.composition.entropy.token(24).hex()
-        app = build_edge(runtime, settings, probes, telemetry.exposition, token, fetch, signals.received)
+        settings, network = self.settings, self.network
+        forwarding = network.forwarding
+        probes = Probes(runtime, None if forwarding is None else forwarding.ready)
+        token = str(settings.http.admin_token) or runtime.composition.entropy.token(24).hex()
+        app = build_edge(
+            runtime, settings, probes, telemetry.exposition, token, fetch, signals.received, forwarding=forwarding
+        )
+        calls = await network.serve(runtime, caller_of(authenticator(runtime, settings, fetch)))
+        if calls is not None:
+            runtime.pacer.busy = lambda: app.admission.in_flight > 0 or calls.in_flight > 0
         drain = (signals.watchdog.seconds - settings.http.drain_delay) * DRAIN_SHARE
         server = Server(app, listener, drain)
         sampler = Supervised(
@@ -121,7 +138,10 @@ class _Up:
             group.create_task(sampler.run())
             while not (server.started and runtime.ready):  # two conditions of other owners, once a process
                 await self.clock.sleep(0.002)
-            write_admin_file(settings.admin_file, AdminFile(url, token, os.getpid()))
+            names = tuple(runtime.bound)
+            write_admin_file(settings.process_file, AdminFile(url, token, os.getpid(), names))
+            if settings.process and settings.http.edge:
+                write_admin_file(settings.admin_file, AdminFile(url, token, os.getpid(), names))
             probes.serving = True
             # What start-up made stays for good: the collector need not walk it again and again.
             gc.collect()
@@ -132,13 +152,21 @@ class _Up:
             telemetry.log("info", "draining", grace_s=settings.http.grace)
             probes.serving = False
             app.state.draining = True
+            if calls is not None:
+                await calls.drain()
             await self.clock.sleep(settings.http.drain_delay)
             sampler.stop()
             # Requests under way may still publish: the relays stop behind them.
             group.create_task(runtime.stop_consuming(drain))
             server.close()
+            if calls is not None:
+                group.create_task(calls.close(drain))
         await runtime.stop(0)
         signals.watchdog.cancel()
+
+    def _admin_files(self) -> set[Path]:
+        settings = self.settings
+        return {settings.process_file, *((settings.admin_file,) if settings.http.edge else ())}
 
     async def _warn_if_weak(self, runtime: Runtime, telemetry: Telemetry) -> None:
         engines: list[tuple[str, Store | Transport]] = [("transport", runtime.composition.transport)]
@@ -147,6 +175,15 @@ class _Up:
             durability = await engine.durability()
             if not (durability.process_crash and durability.power_loss):
                 telemetry.log("warning", "engine_too_weak", engine=name, why=durability.why_not)
+
+
+def _queue_of(settings: Settings, intake: str) -> str:
+    queue = settings.intakes.get(intake)
+    if queue is None:
+        raise Misconfigured(
+            f'intake {intake!r} has no queue: set [intakes] {intake} = "rabbitmq://…?queue=NAME", or "none" to leave it out'
+        )
+    return queue
 
 
 def _limits(settings: Settings) -> Limits:
@@ -160,7 +197,7 @@ def _limits(settings: Settings) -> Limits:
     )
 
 
-def _telemetry_variables(settings: Settings) -> dict[str, str]:
+def telemetry_variables(settings: Settings) -> dict[str, str]:
     """The process's environment, below it what the settings say."""
     return {
         "MILLSTREAM_LOG_LEVEL": settings.telemetry.log_level,

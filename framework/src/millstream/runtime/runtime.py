@@ -18,31 +18,41 @@ from ..clock import Clock, SystemClock
 from ..contracts.dispatch import Dispatcher, RpcBinding
 from ..contracts.in_process import InProcessChannel
 from ..delivery.consumption import Limits
+from ..delivery.intake import Intake
 from ..delivery.outbox import Origin
 from ..delivery.pacing import Pacer
 from ..delivery.registration import Registered, register, register_relay
 from ..delivery.solo import Solo
 from ..delivery.subscription import Start, Subscription
+from ..delivery.supervision import Supervised
 from ..delivery.worker import Engines, Worker
 from ..errors import Misconfigured
 from ..ids import Entropy, Ids, SystemEntropy
 from ..ports.instrumentation import Instrumentation, Silent
+from ..ports.intake import IntakeSource
 from ..ports.store import Session, Store
 from ..ports.transport import Transport
 from ..service.context import ServiceContext
-from ..service.service import Service
+from ..service.contract import Channel
+from ..service.service import Service, TakesIn
 from ..service.topics import topics_of
 from .binding import Resources, bind_consumes, bind_schedule, contracts_wanted, open_resources
 from .migrations import is_used, migrate
+from .nearest import NearestChannel
 
 __all__ = ["Bound", "Composition", "Runtime"]
+
+
+def _no_intake(name: str) -> IntakeSource:
+    raise Misconfigured(f"intake {name!r}: this composition opens none; give it `open_intake`, or leave the intake out")
 
 
 @dataclass(frozen=True)
 class Composition:
     """The collaborators of a runtime, and its settings.
 
-    open_store: makes a service's store by name. start: where subscriptions begin that a used store does not know.
+    open_store: makes a service's store by name. open_intake: a foreign queue by the name of its intake. start: where
+    subscriptions begin that a used store does not know.
     """
 
     open_store: Callable[[str], Store]
@@ -56,6 +66,11 @@ class Composition:
     start: Start | None = None
     settings: Callable[[str], Mapping[str, Any]] = lambda _: {}
     http_url: str = ""
+    remote: Channel | None = None
+    """Calls of contracts that no service of this runtime serves."""
+    open_intake: Callable[[str], IntakeSource] = _no_intake
+    without_intakes: frozenset[str] = frozenset()
+    """Names of intakes that stay closed here."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +100,15 @@ class Runtime:
         """Tell it when requests are under way."""
         self.solo = Solo()
         self.dispatcher = Dispatcher(composition.clock, composition.instrumentation)
-        self.channel = InProcessChannel(self.dispatcher, composition.clock, composition.instrumentation)
+        self.channel = self._channel_to(composition.remote)
         self._stack = AsyncExitStack()
         self._stopping = self._stopped = False
+
+    def _channel_to(self, remote: Channel | None) -> Channel:
+        here = InProcessChannel(self.dispatcher, self.composition.clock, self.composition.instrumentation)
+        if remote is None:
+            return here
+        return NearestChannel({method.service for s in self.services for method in s.methods}, here, remote)
 
     async def __aenter__(self) -> Self:
         try:
@@ -179,7 +200,33 @@ class Runtime:
         engines = Engines(
             store, c.transport, c.clock, c.entropy, self.ids, c.instrumentation, self.pacer, self.solo, c.limits
         )
-        return Worker(service.name, registered, ticking, engines, f"{service.name}-{self.ids.new()}")
+        intakes = [
+            self._intake(service, taken, store) for taken in service.intakes if taken.name not in c.without_intakes
+        ]
+        return Worker(service.name, registered, ticking, engines, f"{service.name}-{self.ids.new()}", intakes)
+
+    def _intake(self, service: Service, taken: TakesIn, store: Store) -> Supervised:
+        c = self.composition
+        c.open_intake(taken.name)  # what is wrong with its configuration is said now
+        intake = Intake(
+            taken.name,
+            service.name,
+            taken.event,
+            lambda: c.open_intake(taken.name),
+            store,
+            clock=c.clock,
+            ids=self.ids,
+            entropy=c.entropy,
+            instrumentation=c.instrumentation,
+        )
+        return Supervised(
+            intake,
+            f"intake {service.name}/{taken.name}",
+            clock=c.clock,
+            entropy=c.entropy,
+            instrumentation=c.instrumentation,
+            labels=(("service", service.name),),
+        )
 
     @property
     def ready(self) -> bool:

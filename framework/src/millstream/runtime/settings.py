@@ -32,9 +32,11 @@ from .settings_reader import DURATION, SECRET, Reader, Secret, redact
 __all__ = [
     "Auth",
     "Consumption",
+    "Grpc",
     "Http",
     "Secret",
     "Settings",
+    "Split",
     "StoreSettings",
     "Telemetry",
     "TransportSettings",
@@ -71,11 +73,50 @@ class Http(_Section, frozen=True):
     body_limit_bytes: int = 1_048_576
     admin_beyond_loopback: bool = False
     """Whether the admin API answers callers from other machines (they need the operator role either way)."""
+    admin_token: SecretText = ""
+    """What the CLI shows to the admin API; without it each start makes a new one. Several processes on one port need a
+    common one, which `up --split` sees to."""
+    public_url: str = ""
+    """Where clients reach the system, when that is not this process: another process's edge, or a proxy."""
+    edge: bool = False
+    """Whether this process of several answers for the whole system: probes, metrics, documents, admin API and routes of
+    the other services are forwarded to their processes."""
 
     @property
     def on_loopback(self) -> bool:
         """Whether only this machine can connect."""
         return self.host in LOOPBACK
+
+
+class Grpc(_Section, frozen=True):
+    """Contracts between processes (`[grpc]`)."""
+
+    listen: str = ""
+    """`host:port` to serve this process's contracts on; port 0 takes a free one. Without it nobody can call them from
+    outside. Beyond loopback it needs the certificates."""
+    services: dict[str, str] = {}
+    """Where the other services serve theirs: `orders = "10.0.0.5:9001,10.0.0.6:9001"`, one address for each worker."""
+    cert: SecretText = ""
+    """Mutual TLS: this process's certificate, its `key`, and the `ca` that signs those of all services. Paths of PEM
+    files; a `file:` reference works, too. Without them: a key file in the data folder, on loopback only."""
+    key: SecretText = ""
+    ca: SecretText = ""
+    peers: tuple[str, ...] = ()
+    """Names of certificates that may speak for other callers; none named: all that the `ca` signed."""
+    client_roles: tuple[str, ...] = ("service",)
+    """A client with a bearer token of its own needs one of these roles; none named: no such clients."""
+    reflection: bool = True
+
+
+class Split(_Section, frozen=True):
+    """`millstream up --split`: each service as its own process."""
+
+    workers: int = 1
+    """Processes of each service. More than one needs a store that several processes can share."""
+    workers_of: dict[str, int] = {}
+    """The same for single services: `orders = 3`."""
+    edge: str = ""
+    """The service whose processes answer on the port; without it the first that declares routes."""
 
 
 class StoreSettings(_Section, frozen=True):
@@ -151,12 +192,20 @@ class Settings(_Section, frozen=True):
     start: Literal["earliest", "now"] | None = None
     """Where subscriptions begin that a used store does not know; without it such a name refuses to start."""
     http: Http = Http()
+    grpc: Grpc = Grpc()
+    split: Split = Split()
     store: StoreSettings = StoreSettings()
     transport: TransportSettings = TransportSettings()
     consumption: Consumption = Consumption()
     auth: Auth = Auth()
     telemetry: Telemetry = Telemetry()
     services: dict[str, dict[str, Any]] = {}
+    intakes: dict[str, SecretText] = {}
+    """The queue of each intake by its name, for instance `legacy = "rabbitmq://…?queue=legacy"`; `none` leaves it out."""
+    process: str = ""
+    """Name of this process among several on one data folder, such as `orders-0`."""
+    supervised: bool = False
+    """Whether to stop when standard input closes: set by `up --split`, whose processes must not outlive it."""
 
     def service(self, name: str) -> dict[str, Any]:
         """The free settings of a service. From the environment they are texts: convert with `strict=False`."""
@@ -168,9 +217,24 @@ class Settings(_Section, frozen=True):
         return self.data / "development.key"
 
     @property
+    def grpc_key(self) -> Path:
+        """What processes on this machine prove themselves to each other with, where there are no certificates."""
+        return self.data / "grpc.key"
+
+    @property
     def admin_file(self) -> Path:
         """Where `up` tells the CLI its address and admin token; readable by the owner only."""
         return self.data / "admin.json"
+
+    @property
+    def processes(self) -> Path:
+        """Folder in which each of several processes tells the others and the CLI the same."""
+        return self.data / "processes"
+
+    @property
+    def process_file(self) -> Path:
+        """This process's own file among them."""
+        return self.processes / f"{self.process}.json" if self.process else self.admin_file
 
     def redacted(self) -> dict[str, Any]:
         """The tree as plain values for printing, secrets hidden."""
@@ -227,6 +291,27 @@ def _contradictions(settings: Settings) -> list[str]:
         (consumption.inbox_retention > 0, f"consumption.inbox_retention = {consumption.inbox_retention}: above 0"),
         (consumption.max_parked >= 1, f"consumption.max_parked = {consumption.max_parked}: at least 1"),
         (not (auth.jwks and auth.public_key), "auth: give either jwks or public_key, not both"),
+        (settings.split.workers >= 1, f"split.workers = {settings.split.workers}: at least 1"),
+        *(
+            (count >= 1, f"split.workers_of.{name} = {count}: at least 1")
+            for name, count in settings.split.workers_of.items()
+        ),
+        *(
+            (_is_address(address), f"{name} = {address!r}: write it as host:port")
+            for name, address in _addresses(settings)
+        ),
         (0 <= settings.telemetry.sample <= 1, f"telemetry.sample = {settings.telemetry.sample}: a share from 0 to 1"),
     ]
     return [problem for holds, problem in rules if not holds]
+
+
+def _addresses(settings: Settings) -> list[tuple[str, str]]:
+    found = [("grpc.listen", settings.grpc.listen)] if settings.grpc.listen else []
+    for name, workers in settings.grpc.services.items():
+        found += [(f"grpc.services.{name}", worker.strip()) for worker in workers.split(",")]
+    return found
+
+
+def _is_address(text: str) -> bool:
+    host, _, port = text.rpartition(":")
+    return bool(host) and port.isdecimal() and int(port) <= 65_535
