@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 from collections.abc import Iterator
 from ipaddress import IPv4Address
@@ -123,6 +124,7 @@ authorization {{
     {{ user: "ann", password: "{SECRET}" }}
     {{ user: "reads", password: "{SECRET}", permissions: {{
        publish: {{ allow: ["$JS.API.>", "$KV.>"] }}, subscribe: {{ allow: ["_INBOX.>", "$KV.>"] }} }} }}
+    {{ user: "half", password: "{SECRET}", permissions: {{ publish: {{ deny: ["half.1"] }} }} }}
     {{ user: "nothing", password: "{SECRET}", permissions: {{ publish: {{ deny: [">"] }} }} }}
   ]
 }}
@@ -166,6 +168,22 @@ async def test_a_topic_that_one_may_not_publish_to_refuses_its_records(
                 await log.publish(topic, 0, keyed("k", *range(count)))
             assert refused.value.index == 0
         assert values(await everything(log, topic, 0)) == ["k:1"]
+
+
+async def test_a_partition_that_one_may_not_publish_to_holds_up_no_other(
+    context: AdapterContext, guarded: NatsServer, topic: str
+) -> None:
+    async with open_transport(f"nats://ann:{SECRET}@127.0.0.1:{guarded.port}", context) as log:
+        await log.provision("half", 2)
+    async with open_transport(f"nats://half:{SECRET}@127.0.0.1:{guarded.port}", context) as log:
+        for count in (2, 30):
+            publishing = [
+                asyncio.get_running_loop().create_task(log.publish("half", partition, keyed("k", *range(count))))
+                for partition in (0, 1)
+            ]
+            await asyncio.wait(publishing)
+            assert publishing[0].result() == count
+            assert isinstance(publishing[1].exception(), RecordRefused)
 
 
 async def test_a_user_without_jetstream_is_misconfigured(context: AdapterContext, guarded: NatsServer) -> None:

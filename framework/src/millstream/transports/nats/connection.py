@@ -205,7 +205,8 @@ class Connection(asyncio.Protocol):
             self.write(b"UNSUB %s\r\n" % number)
 
     def expect(self, subject: str) -> tuple[bytes, asyncio.Future[tuple[bytes, bytes]]]:
-        """Where an answer to something sent to `subject` should go, and the headers and body that come there."""
+        """Where an answer to something sent to `subject` should go, and the headers and body that come there. Several
+        subjects are separated by spaces."""
         self._next_number += 1
         token = b"%d" % self._next_number
         answer: asyncio.Future[tuple[bytes, bytes]] = self._loop.create_future()
@@ -362,7 +363,7 @@ class Connection(asyncio.Protocol):
             # The subject stands in quotes. Whoever waits for an answer to it would else wait for nothing.
             error = NotPermitted(f"NATS at {self.address[0]}:{self.address[1]}: {text}")
             for subject, answer in tuple(self._answers.values()):
-                if f'"{subject.lower()}"' in lower or "subscription" in lower:
+                if "subscription" in lower or any(f'"{one}"' in lower for one in subject.lower().split(" ")):
                     _fail(answer, error)
         elif "auth" in lower or "maximum connections" in lower:
             refused = Misconfigured(f"NATS at {self.address[0]}:{self.address[1]} refuses the login: {text}")

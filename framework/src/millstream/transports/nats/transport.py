@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Self, final
@@ -78,7 +78,7 @@ class NatsTransport:
         timeout = seconds(options.timeout)
         self.jetstream = JetStream(self.connection, timeout)
         self.topics = Topics(self.jetstream, options.replicas, options.batches)
-        self._publisher = Publisher(self.connection, self.topics, timeout)
+        self._publisher = Publisher(self.connection, self._spawn, self.topics, timeout)
         self._retention = Retention(
             self.jetstream,
             self.connection,
@@ -103,7 +103,7 @@ class NatsTransport:
             several_processes=True,
             retention_by_position=True,
             largest_record_bytes=self._largest,
-            batch_is_atomic=False,  # up to 500 records are, more are several batches
+            batch_is_atomic=False,  # few travel singly, and many in several batches
         )
 
     async def durability(self) -> Durability:
@@ -174,6 +174,9 @@ class NatsTransport:
     def reading(self) -> int:
         """How many readers share the prefetch."""
         return len(self._readers)
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        self._tasks.create_task(work)
 
     def start(self, reader: NatsReader) -> asyncio.Task[MillstreamError | None]:
         """Open a reader's consumer in a task of the transport, which gives the error instead of raising it."""
