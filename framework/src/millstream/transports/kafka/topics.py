@@ -1,0 +1,267 @@
+"""Topics as the brokers describe them: how many partitions, how large a record, how many copies."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import Future
+from typing import Any, Final, NamedTuple, cast, final
+
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType  # pyright: ignore[reportPrivateImportUsage] - this is where its documentation has them
+
+from ...errors import Misconfigured, TransportUnavailable
+from ...ports.transport import Bounds, Durability
+from .connection import NOT_THERE, Connection, translated
+from .wire import OVERHEAD_BYTES
+
+__all__ = ["Layout", "Topics"]
+
+LOOK_AGAIN_SECONDS = 0.02
+_ON_ITS_WAY: Final = NOT_THERE | {
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.OFFSET_NOT_AVAILABLE,
+}
+
+
+class Layout(NamedTuple):
+    """How `provision` creates a topic. None: what the brokers do by default."""
+
+    replication: int | None
+    min_insync: int | None
+    keep_seconds: float
+    largest_record_bytes: int
+    flush: bool
+
+
+class _Topic(NamedTuple):
+    partitions: int
+    largest_record_bytes: int
+
+
+class _Copies(NamedTuple):
+    replication: int
+    min_insync: int
+    unclean: bool
+    flush: bool
+
+
+@final
+class Topics:
+    """Asks and tells the brokers; remembers what it needs for every record. `seconds`: how long one answer may take."""
+
+    def __init__(self, connection: Connection, layout: Layout, seconds: float) -> None:
+        try:
+            self.admin = cast(Any, AdminClient(connection.settings()))  # it does not say what its futures give
+        except KafkaException as error:
+            raise Misconfigured(f"kafka: {error.args[0].str()}") from error
+        self._hosts = connection.hosts
+        self._layout = layout
+        self._seconds = seconds
+        self._known: dict[str, _Topic] = {}
+
+    async def answer(self, future: Future[Any], doing: str) -> Any:
+        """What the brokers answer. Cancelling leaves the question with the driver, which cannot take it back.
+
+        Raises:
+            Misconfigured: not allowed, or not possible as configured.
+            TransportUnavailable: no answer in time, or one that may be another one later.
+        """
+        try:
+            return await asyncio.shield(asyncio.wrap_future(future))
+        except KafkaException as error:
+            raise translated(error, f"{doing} at {self._hosts}") from error
+
+    # -- what there is ------------------------------------------------------------------------------------------
+
+    async def partitions(self, topic: str) -> int | None:
+        """Ask the brokers; None when there is no such topic."""
+        described = await self._describe(topic)
+        return None if described is None else len(described.partitions)
+
+    async def check(self, topic: str, partition: int, *, fresh: bool = False) -> int:
+        """The largest record that a partition takes. fresh: ask the brokers also about what is known.
+
+        Raises:
+            Misconfigured: there is no such topic, or no such partition of it.
+        """
+        known = None if fresh else self._known.get(topic)
+        if known is None or not 0 <= partition < known.partitions:
+            self._known.pop(topic, None)
+            described = await self._describe(topic)
+            if described is None:
+                raise Misconfigured(f"topic {topic} is not provisioned at {self._hosts}")
+            known = _Topic(len(described.partitions), await self._largest(topic))
+            self._known[topic] = known
+        if not 0 <= partition < known.partitions:
+            raise Misconfigured(f"topic {topic} has partitions 0 to {known.partitions - 1}, not {partition}")
+        return known.largest_record_bytes
+
+    async def bounds(self, topic: str, partition: int) -> Bounds:
+        """The low watermark and the last stable offset: both are positions as they are."""
+        await self.check(topic, partition)
+        earliest, latest = OffsetSpec.earliest(), OffsetSpec.latest()
+        return Bounds(
+            earliest=await self._offset(topic, partition, earliest), latest=await self._offset(topic, partition, latest)
+        )
+
+    async def _offset(self, topic: str, partition: int, spec: Any) -> int:
+        """Ask, and ask again while the partition is on its way to another leader."""
+        place = TopicPartition(topic, partition)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._seconds
+        while True:
+            asked = self.admin.list_offsets(
+                {place: spec}, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=self._seconds
+            )
+            try:
+                return int((await asyncio.shield(asyncio.wrap_future(asked[place]))).offset)
+            except KafkaException as error:
+                if error.args[0].code() not in _ON_ITS_WAY or loop.time() > until:
+                    raise translated(error, f"asking for the bounds of {topic}/{partition} at {self._hosts}") from error
+            await asyncio.sleep(LOOK_AGAIN_SECONDS)
+
+    async def _describe(self, topic: str) -> Any:
+        asked = self.admin.describe_topics(TopicCollection([topic]), request_timeout=self._seconds)
+        try:
+            return await asyncio.shield(asyncio.wrap_future(asked[topic]))
+        except KafkaException as error:
+            if error.args[0].code() in NOT_THERE:
+                return None
+            raise translated(error, f"asking for topic {topic} at {self._hosts}") from error
+
+    async def _settings(self, kind: ResourceType, name: str) -> dict[str, str]:
+        resource = ConfigResource(kind, name)
+        asked = self.admin.describe_configs([resource], request_timeout=self._seconds)
+        found = await self.answer(asked[resource], f"asking for the settings of {name}")
+        return {entry.name: entry.value for entry in found.values() if entry.value is not None}
+
+    async def _largest(self, topic: str) -> int:
+        ours = self._layout.largest_record_bytes
+        try:
+            settings = await self._settings(ResourceType.TOPIC, topic)
+        except Misconfigured:
+            return ours  # not allowed to ask: the broker refuses what is too large
+        return min(ours, int(settings["max.message.bytes"]) - OVERHEAD_BYTES)
+
+    # -- what there is to be ------------------------------------------------------------------------------------
+
+    async def provision(self, topic: str, partitions: int) -> None:
+        """Create a topic and wait until every partition has a leader; or compare with what is there."""
+        if partitions < 1:
+            raise Misconfigured(f"topic {topic}: {partitions} partitions; a topic has at least one")
+        if await self._describe(topic) is None:
+            await self._create(topic, partitions)
+        described = await self._with_leaders(topic)
+        if len(described.partitions) != partitions:
+            raise Misconfigured(
+                f"topic {topic} has {len(described.partitions)} partitions, not {partitions}; "
+                "changing the count is drain and switch"
+            )
+        largest = await self.check(topic, 0, fresh=True)
+        if largest < self._layout.largest_record_bytes:
+            raise Misconfigured(
+                f"topic {topic} takes records up to {largest} bytes: set its max.message.bytes to "
+                f"{self._layout.largest_record_bytes + OVERHEAD_BYTES}, or say ?largest_record_bytes={largest}"
+            )
+
+    async def _create(self, topic: str, partitions: int) -> None:
+        layout = self._layout
+        config = {
+            "cleanup.policy": "delete",
+            "retention.ms": str(round(layout.keep_seconds * 1000)),
+            "retention.bytes": "-1",
+            "max.message.bytes": str(layout.largest_record_bytes + OVERHEAD_BYTES),
+            # Retention goes by the records' time: by the brokers' clock, or a producer with a wrong one deletes the log.
+            "message.timestamp.type": "LogAppendTime",
+            "unclean.leader.election.enable": "false",
+        }
+        if layout.min_insync is not None:
+            config["min.insync.replicas"] = str(layout.min_insync)
+        if layout.flush:
+            config["flush.messages"] = "1"
+        replication = -1 if layout.replication is None else layout.replication
+        created = self.admin.create_topics(
+            [NewTopic(topic, partitions, replication, config=config)], request_timeout=self._seconds
+        )
+        try:
+            await asyncio.shield(asyncio.wrap_future(created[topic]))
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise translated(error, f"creating topic {topic} at {self._hosts}") from error
+
+    async def _with_leaders(self, topic: str) -> Any:
+        """The description of a topic that exists, once nothing of it is on its way any more."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._seconds
+        while True:
+            described = await self._describe(topic)
+            if described is not None and all(found.leader is not None for found in described.partitions):
+                return described
+            if loop.time() > until:
+                raise TransportUnavailable(f"kafka: topic {topic} has partitions without a leader at {self._hosts}")
+            await asyncio.sleep(LOOK_AGAIN_SECONDS)
+
+    # -- how safe it is -----------------------------------------------------------------------------------------
+
+    async def durability(self) -> Durability:
+        """The weakest of the topics in use; before there are any, what a new one would get.
+
+        A broker confirms from its page cache, which outlives its process and not its machine. So a power cut is survived by
+        the copies on other machines, or where the broker writes through before it confirms (`flush.messages=1`).
+        """
+        weakest = ""
+        for topic in sorted(self._known) or [None]:
+            copies = await self._copies_of(topic) if topic is not None else await self._copies_by_default()
+            weakest = weakest or _too_weak(copies, f"topic {topic}" if topic is not None else "a new topic")
+        return Durability(process_crash=True, power_loss=not weakest, why_not=weakest)
+
+    async def _copies_of(self, topic: str) -> _Copies:
+        described = await self._describe(topic)
+        if described is None:
+            raise Misconfigured(f"topic {topic} is not provisioned at {self._hosts}")
+        replication = min(len(found.replicas) for found in described.partitions)
+        return _copies(replication, await self._settings(ResourceType.TOPIC, topic), "flush.messages")
+
+    async def _copies_by_default(self) -> _Copies:
+        cluster = await self.answer(
+            self.admin.describe_cluster(request_timeout=self._seconds), "asking for the brokers"
+        )
+        settings = await self._settings(ResourceType.BROKER, str(cluster.nodes[0].id))
+        layout = self._layout
+        replication = layout.replication or int(settings["default.replication.factor"])
+        if layout.min_insync is not None:
+            settings["min.insync.replicas"] = str(layout.min_insync)
+        if layout.flush:
+            settings["log.flush.interval.messages"] = "1"
+        return _copies(
+            replication, settings | {"unclean.leader.election.enable": "false"}, "log.flush.interval.messages"
+        )
+
+
+_NOT_FLUSHED: Final = str(2**63 - 1)
+
+
+def _copies(replication: int, settings: dict[str, str], flush: str) -> _Copies:
+    return _Copies(
+        replication,
+        int(settings.get("min.insync.replicas", "1")),
+        settings.get("unclean.leader.election.enable") == "true",
+        settings.get(flush, _NOT_FLUSHED) == "1",
+    )
+
+
+def _too_weak(copies: _Copies, what: str) -> str:
+    """Which setting of it loses a confirmed record when one machine loses its power; empty when none does."""
+    needs: list[str] = []
+    if copies.flush and not copies.unclean:
+        return ""
+    if copies.replication < 2:
+        needs.append(f"replication factor is {copies.replication}, it needs 3 (or flush.messages=1: ?flush=true)")
+    if copies.min_insync < 2:
+        needs.append(f"min.insync.replicas is {copies.min_insync}, it needs 2")
+    if copies.unclean:
+        needs.append("unclean.leader.election.enable is true, it needs false")
+    if not needs:
+        return ""
+    return f"{what}: a broker confirms from its page cache, which a power cut empties; {'; '.join(needs)}"

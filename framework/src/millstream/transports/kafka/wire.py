@@ -1,0 +1,53 @@
+"""Records as CloudEvents on Kafka (CloudEvents 1.0, Kafka protocol binding).
+
+Written in structured mode: the value is the whole event as JSON, the header `content-type` says so, the record's key is the
+message's key in UTF-8, and no key is a null key. Read in both modes: what a foreign producer sent in binary mode, with the
+attributes as headers `ce_…`, becomes structured JSON.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from confluent_kafka import Message
+
+from ...binary_mode import STRUCTURED, is_structured, structured
+from ...message import Record
+
+__all__ = ["HEADERS", "OVERHEAD_BYTES", "encoded_key", "to_record"]
+
+HEADERS: Final[list[tuple[str, str | bytes | None]]] = [("content-type", STRUCTURED.encode())]
+"""What every record of ours carries."""
+OVERHEAD_BYTES: Final = 2 * 1024
+"""What a record takes on the wire on top of its value: a key of 1 KiB, the header, and the frame of its batch."""
+
+_PREFIX: Final = "ce_"
+
+
+def encoded_key(key: str | None) -> bytes | None:
+    """The key as a partitioner and a foreign reader see it."""
+    return None if key is None else key.encode("utf-8", "surrogatepass")
+
+
+def to_record(message: Message) -> Record:
+    """What a record of the broker is to a reader of the log."""
+    offset, value, key = message.offset() or 0, message.value() or b"", message.key()
+    # Foreign keys may be any bytes; ours are text.
+    text = None if key is None else key.decode("utf-8", "backslashreplace")
+    headers = message.headers()
+    if headers is None or headers == HEADERS:
+        return Record(value, text, offset + 1)
+    named = {name.lower(): raw for name, raw in headers if raw is not None}
+    content_type = _text(named.pop("content-type", None))
+    attributes = {
+        name.removeprefix(_PREFIX): _text(raw) or "" for name, raw in named.items() if name.startswith(_PREFIX)
+    }
+    if not attributes or (content_type is not None and is_structured(content_type)):
+        return Record(value, text, offset + 1)
+    if text is None:
+        text = attributes.get("subject", attributes.get("partitionkey"))
+    return Record(structured(attributes, value, content_type), text, offset + 1)
+
+
+def _text(raw: str | bytes | None) -> str | None:
+    return raw.decode("utf-8", "backslashreplace") if isinstance(raw, bytes) else raw
