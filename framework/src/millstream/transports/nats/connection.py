@@ -1,9 +1,12 @@
 """One connection to a NATS server: the client protocol, as bytes, without a task or a queue per message.
 
-A general client turns every message into objects, headers into dictionaries, and passes both through queues and callbacks
-of their own. A log moves batches, so frames are built and cut here in one pass (docs/adr/0001 names the figures). There is
-no reconnecting and no buffering while the server is away: a connection that is lost fails everything that waits on it at
-once, and whoever needs one opens the next.
+A general client turns every message into objects and its headers into dictionaries, and passes both through queues and
+callbacks. A log moves batches, so frames are built and cut here in one pass. Measured on one core with records of 250 bytes:
+publishing costs 3 to 4 µs of it instead of 22 with nats-py, reading 5 to 7 instead of 20.
+
+There is no reconnecting and no buffering while the server is away: a connection that is lost fails everything that waits on
+it at once, and whoever needs one opens the next. Nothing is dropped for a slow consumer either: readers ask for what
+they have room for.
 
 Left to the caller: frames that are valid, and not writing faster than `writable` allows.
 """
