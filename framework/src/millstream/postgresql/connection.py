@@ -20,7 +20,7 @@ from psycopg.adapt import Transformer
 
 from ..errors import Misconfigured, StoreUnavailable
 from ..ports.store import Row
-from .errors import Unreachable
+from .errors import Unreachable, is_stale_plan
 from .values import Encoded, use_portable_types
 
 __all__ = ["NO_PARAMETERS", "Bound", "Connection", "Exchange", "connect"]
@@ -29,8 +29,6 @@ PREPARED_LIMIT = 400
 """Statements kept prepared by a connection; what comes later is parsed each time."""
 SEEN_LIMIT = 4_000
 CONNECT_SECONDS = 5
-_PREPARE = True
-
 Bound = tuple[bytes, Encoded]
 """A statement and its parameters."""
 NO_PARAMETERS: Encoded = ([], None)
@@ -57,14 +55,15 @@ class Exchange:
     before all was known.
     """
 
-    __slots__ = ("_done", "_preparing", "error", "lost", "results", "sent")
+    __slots__ = ("_done", "error", "lost", "preparing", "results", "sent")
 
-    def __init__(self, preparing: list[bool], sent: float, done: Callable[[Exchange], None]) -> None:
+    def __init__(self, sent: float, done: Callable[[Exchange], None]) -> None:
         self.results: list[pq.abc.PGresult] = []
         self.error: pq.abc.PGresult | None = None
         self.lost: StoreUnavailable | None = None
         self.sent = sent
-        self._preparing = preparing
+        self.preparing: list[bytes | None] = []
+        """For each message: the text that it prepares, or None for a statement that runs."""
         self._done = done
 
     def take(self, result: pq.abc.PGresult, status: int, at: int) -> None:
@@ -73,7 +72,7 @@ class Exchange:
             return
         if status in _ERRORS:
             self.error = result
-        elif not self._preparing[at]:
+        elif self.preparing[at] is None:
             self.results.append(result)
 
     def finish(self, lost: StoreUnavailable | None = None) -> None:
@@ -97,6 +96,7 @@ class Connection:
         self._at = 0
         self._writing = False
         self._prepared: dict[bytes, bytes] = {}
+        self._names = 0
         self._seen: set[bytes] = set()
         self._watch: asyncio.TimerHandle | None = None
         self.lost: StoreUnavailable | None = None
@@ -129,8 +129,9 @@ class Connection:
 
         It may be called before this returns, and it may send in its turn.
         """
-        pg, preparing = self._pg, list[bool]()
-        exchange = Exchange(preparing, self._loop.time(), done)
+        pg = self._pg
+        exchange = Exchange(self._loop.time(), done)
+        preparing = exchange.preparing
         if self.lost is not None:
             exchange.finish(self.lost)
             return
@@ -138,9 +139,10 @@ class Connection:
             for text, (values, formats) in statements:
                 name = self._prepared.get(text)
                 if name is None and text in self._seen and len(self._prepared) < PREPARED_LIMIT:
-                    name = self._prepared[text] = b"s%d" % len(self._prepared)
+                    self._names += 1
+                    name = self._prepared[text] = b"s%d" % self._names
                     pg.send_prepare(name, text)
-                    preparing.append(_PREPARE)
+                    preparing.append(text)
                 if name is not None:
                     pg.send_query_prepared(name, values, formats)
                 else:
@@ -148,7 +150,7 @@ class Connection:
                         self._seen.clear()
                     self._seen.add(text)
                     pg.send_query_params(text, values, None, formats)
-                preparing.append(not _PREPARE)
+                preparing.append(None)
             pg.pipeline_sync()
             self._pending.append(exchange)
             self._write()
@@ -189,35 +191,50 @@ class Connection:
             self._lose(Unreachable(f"the connection is lost: {_words(error)}"))
 
     def _readable(self) -> None:
-        pg, pending = self._pg, self._pending
         try:
-            pg.consume_input()
+            self._pg.consume_input()
             if self._writing:
                 self._write()
-            while pending and not pg.is_busy():
-                result = pg.get_result()
-                if result is None:  # the end of a statement's results
-                    if pg.status == _BAD:
-                        break
-                    self._at += 1
-                elif (status := result.status) == _SYNC:
-                    self._at = 0
-                    pending.popleft().finish()
-                    if self.lost is not None:
-                        return
-                elif status in _COPY:
-                    self._lose(Unreachable("COPY does not travel in a pipeline"))
-                    return
-                else:
-                    pending[0].take(result, status, self._at)
-            if self.on_notify is not None:
-                while (notified := pg.notifies()) is not None:
+            self._take_results()
+            if self.on_notify is not None and self.lost is None:
+                while (notified := self._pg.notifies()) is not None:
                     self.on_notify(notified.relname.decode(), notified.extra.decode(), notified.be_pid)
         except psycopg.OperationalError as error:
             self._lose(Unreachable(f"the connection is lost: {_words(error)}"))
             return
-        if pg.status == _BAD:
+        if self._pg.status == _BAD:
             self._lose(Unreachable("the server closed the connection"))
+
+    def _take_results(self) -> None:
+        pg, pending = self._pg, self._pending
+        while pending and not pg.is_busy():
+            result = pg.get_result()
+            if result is None:  # the end of a statement's results
+                if pg.status == _BAD:
+                    return
+                self._at += 1
+            elif (status := result.status) == _SYNC:
+                self._at = 0
+                exchange = pending.popleft()
+                if exchange.error is not None:
+                    self._forget(exchange, exchange.error)
+                exchange.finish()
+                if self.lost is not None:
+                    return
+            elif status in _COPY:
+                self._lose(Unreachable("COPY does not travel in a pipeline"))
+                return
+            else:
+                pending[0].take(result, status, self._at)
+
+    def _forget(self, exchange: Exchange, error: pq.abc.PGresult) -> None:
+        """What an exchange that failed was to prepare may have been skipped; a plan that no longer fits its table makes
+        all others doubtful too."""
+        if is_stale_plan(error):
+            self._prepared.clear()
+        for text in exchange.preparing:
+            if text is not None:
+                self._prepared.pop(text, None)
 
     def _look(self) -> None:
         """A server that answers nobody (stopped, or behind a cut wire) is found out here, in bounded time."""

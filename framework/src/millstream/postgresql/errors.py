@@ -9,11 +9,11 @@ from psycopg import pq
 
 from ..errors import BadStatement, Busy, Conflict, MillstreamError, StoreUnavailable
 
-__all__ = ["Again", "Unreachable", "code_of", "translated"]
+__all__ = ["Again", "Unreachable", "code_of", "is_stale_plan", "translated"]
 
 
 class Again(StoreUnavailable):
-    """The engine asks for the transaction to be run again (serialisation failure, deadlock): nobody's fault."""
+    """The transaction has to be run again (serialisation failure, deadlock, a plan that became stale): nobody's fault."""
 
 
 class Unreachable(StoreUnavailable):
@@ -33,6 +33,12 @@ def code_of(result: pq.abc.PGresult) -> str:
     return found.decode() if found else ""
 
 
+def is_stale_plan(result: pq.abc.PGresult) -> bool:
+    """Whether a statement was prepared before its table changed: it has to be prepared again, and then it runs."""
+    function = result.error_field(pq.DiagnosticField.SOURCE_FUNCTION)
+    return code_of(result) == "0A000" and function == b"RevalidateCachedQuery"
+
+
 def translated(result: pq.abc.PGresult) -> MillstreamError:
     """What an error result means for the caller. It carries the engine's own words, which may hold values of the row."""
     code = code_of(result)
@@ -42,7 +48,7 @@ def translated(result: pq.abc.PGresult) -> MillstreamError:
     if not code:
         return Unreachable(text)
     text = f"{text} [{code}]"
-    if code in _AGAIN:
+    if code in _AGAIN or is_stale_plan(result):
         return Again(text)
     if code.startswith("23"):
         return Conflict(text)

@@ -1,7 +1,7 @@
 """Waking who waits in this process and in others (rule R2).
 
 This process's own waiters are woken directly, without a trip to the server. NOTIFY takes a lock over all databases at
-its commit, so it is sent only while another process listens, once per group of commits, and from a connection of its own
+its commit, so it is sent only while another process listens, at most once every few milliseconds, and from a connection of its own
 behind the commit: whoever it wakes sees the rows. What a crash in between swallows is found by the sweep of who waits.
 
 A listening connection that was lost comes back by itself, and then every waiter is woken once: nobody knows what was
@@ -30,7 +30,7 @@ __all__ = ["LISTENER_NAME", "Listener"]
 LISTENER_NAME = "millstream listener"
 """How a listening connection calls itself: by that name the processes find each other."""
 GROUP_SECONDS = 0.003
-"""Commits within this time share a NOTIFY: shorter than the hop to another process and its read are worth noticing."""
+"""At least this long between two NOTIFYs: the first commit after a pause sends one at once, those behind it share the next."""
 COUNT_SECONDS = 5.0
 """How often a process looks whether others still listen; it learns of a new one at once. It also finds out that way that
 its own connection is dead."""
@@ -63,6 +63,7 @@ class Listener:
         self._changed: set[str] = set()
         self._others = True
         self._sending: asyncio.TimerHandle | None = None
+        self._sent = 0.0
         self._connection: Connection | None = None
         self._stir = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -96,7 +97,8 @@ class Listener:
         if self._others:
             self._changed |= channels
             if self._sending is None:
-                self._sending = asyncio.get_running_loop().call_later(GROUP_SECONDS, self._send)
+                loop = asyncio.get_running_loop()
+                self._sending = loop.call_at(max(loop.time(), self._sent + GROUP_SECONDS), self._send)
 
     # -- inside -------------------------------------------------------------------------------------------------
 
@@ -106,6 +108,7 @@ class Listener:
 
     def _send(self) -> None:
         self._sending = None
+        self._sent = asyncio.get_running_loop().time()
         channels, self._changed = self._changed, set()
         connection = self._connection
         if connection is not None and connection.lost is None:

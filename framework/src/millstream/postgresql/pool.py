@@ -18,7 +18,7 @@ from psycopg import pq
 from ..errors import Misconfigured, StoreUnavailable
 from ..ports.store import Row
 from .connection import NO_PARAMETERS, Bound, Connection, Exchange
-from .errors import translated
+from .errors import Again, translated
 
 __all__ = ["BEGIN", "COMMIT", "ROLLBACK", "Lease", "Open", "Pool", "SharedConnection", "run"]
 
@@ -112,13 +112,16 @@ class Pool:
             self._emptied.set_result(None)
         self._hand_out()
 
-    async def run(self, statements: Sequence[Bound]) -> list[pq.abc.PGresult]:
-        """Statements as one transaction in one round trip; their results. Cancelling does not undo it.
+    async def run(
+        self, statements: Sequence[Bound], committed: Callable[[], None] = lambda: None
+    ) -> list[pq.abc.PGresult]:
+        """Statements as one transaction in one round trip; their results. Cancelling does not undo it: `committed` is
+        called when it has committed, also when nobody waits for the results any more.
 
         Raises:
             MillstreamError: what went wrong, as `errors.translated` has it.
         """
-        once = _Once(self, (BEGIN, *statements, COMMIT))
+        once = _Once(self, (BEGIN, *statements, COMMIT), committed)
         self.acquire(once)
         return (await once.future)[1:-1]
 
@@ -179,9 +182,10 @@ class Pool:
 class _Once:
     """A lease for one exchange."""
 
-    def __init__(self, pool: Pool, statements: Sequence[Bound]) -> None:
+    def __init__(self, pool: Pool, statements: Sequence[Bound], committed: Callable[[], None]) -> None:
         self._pool = pool
         self._statements = statements
+        self._committed = committed
         self._connection: Connection | None = None
         self.future: asyncio.Future[list[pq.abc.PGresult]] = asyncio.get_running_loop().create_future()
 
@@ -203,6 +207,8 @@ class _Once:
             connection.send((ROLLBACK,), lambda _: self._pool.release(connection))
         else:
             self._pool.release(self._connection)
+            if exchange.lost is None:
+                self._committed()
         _settle(self.future, exchange)
 
 
@@ -227,7 +233,10 @@ class SharedConnection:
         connection = self._connection
         if connection is None or connection.lost is not None:
             connection = await self._reopened()
-        (result,) = await run(connection, (statement,))
+        try:
+            (result,) = await run(connection, (statement,))
+        except Again:
+            (result,) = await run(connection, (statement,))
         return connection.rows(result)
 
     @property
