@@ -16,6 +16,8 @@ from millstream_services.payments.simulated.courier import Courier
 from millstream_services.payments.simulated.provider import SimulatedProvider
 from millstream_services.payments_path import all as services
 
+from .split_harness import SplitHarness
+
 OPERATOR = ("operator",)
 STEP = 0.1
 """Seconds by which time passes while a test waits for something."""
@@ -116,20 +118,26 @@ def new_order(method: str | None = "sim_ok", total: int = 350) -> dict[str, Any]
     return order if method is None else {**order, "payment": {"method": method}}
 
 
+@pytest.fixture(params=[Harness, SplitHarness], ids=["single", "split"])
+def shape(request: pytest.FixtureRequest) -> type[Harness]:
+    """All services in one runtime, or each in its own with gRPC between them: the same journeys either way."""
+    return request.param
+
+
 @pytest.fixture
-async def shop(tmp_path: Path) -> AsyncIterator[Shop]:
-    async with Harness(*services, data=tmp_path, subject="ann") as ms:
+async def shop(shape: type[Harness], tmp_path: Path) -> AsyncIterator[Shop]:
+    async with shape(*services, data=tmp_path, subject="ann") as ms:
         yield Shop(ms)
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Callable[..., Harness]:
+def start(shape: type[Harness], tmp_path: Path) -> Callable[..., Harness]:
     """Makes a harness on this test's folder: a second one is a restart, with the same log and a later clock."""
     made: list[Harness] = []
 
     def make(**options: Any) -> Harness:
         options.setdefault("subject", "ann")
-        harness = Harness(*services, data=tmp_path, **options)
+        harness = shape(*services, data=tmp_path, **options)
         if made:
             harness.transport = made[-1].transport
             harness.clock = ManualClock(made[-1].clock.now_us())

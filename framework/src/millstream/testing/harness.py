@@ -107,7 +107,7 @@ class Harness:
             without_intakes=frozenset(taken.name for service in self.services for taken in service.intakes),
         )
         try:
-            self.runtime = await self._stack.enter_async_context(Runtime(self.services, composition))
+            self.runtime = await self._run(composition)
         except BaseException:
             await self._stack.aclose()
             raise
@@ -123,6 +123,10 @@ class Harness:
         self.clock.busy = lambda: any(file.busy for file in files)
         await self._until(lambda: self.runtime.ready, "the workers did not start")
         return self
+
+    async def _run(self, composition: Composition) -> Runtime:
+        """Start the services on this composition."""
+        return await self._stack.enter_async_context(Runtime(self.services, composition))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
