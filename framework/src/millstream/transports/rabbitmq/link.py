@@ -16,7 +16,7 @@ from ...clock import Clock
 from ...errors import MillstreamError, Misconfigured, TransportUnavailable
 from .connection import Channel, Closed, Connection, Listener, Login, RefusedByServer, connect
 
-__all__ = ["NOT_FOUND", "PRECONDITION_FAILED", "Address", "Link", "translated"]
+__all__ = ["PRECONDITION_FAILED", "Address", "Link", "no_queue", "translated"]
 
 Address = tuple[str, int]
 
@@ -113,10 +113,13 @@ class Link:
     async def bounded(self, doing: str) -> AsyncGenerator[None]:
         """A time limit for calls on this link; what goes wrong is translated. A broker that does not answer in time is
         cut off, because nothing sent to it later would be answered either."""
+        limit = asyncio.timeout(self.timeout)
         try:
-            async with asyncio.timeout(self.timeout):
+            async with limit:
                 yield
         except TimeoutError:
+            if not limit.expired():
+                raise  # a shorter limit of the caller's
             self.abort(f"no answer for {self.timeout:g} s")
             raise TransportUnavailable(f"RabbitMQ did not answer in {self.timeout:g} s: {doing}") from None
         except Closed as error:
@@ -149,6 +152,12 @@ class Link:
         failure = TransportUnavailable(f"RabbitMQ is away: {'; '.join(reasons)}")
         self._failure = (self._clock.monotonic(), failure)
         raise failure
+
+
+def no_queue(error: Closed) -> bool:
+    """Whether the server says that there is no such queue. The same code stands for a queue that exists and whose node is
+    still starting."""
+    return isinstance(error, RefusedByServer) and error.code == NOT_FOUND and "no queue" in error.text
 
 
 def translated(error: Closed, doing: str) -> MillstreamError:

@@ -16,13 +16,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import final
 
 from pamqp import commands
 
-from ...clock import Clock
-from ...errors import MillstreamError, Misconfigured, RecordRefused, TransportUnavailable
+from ...errors import MillstreamError, RecordRefused, TransportUnavailable
 from ...message import Record
 from .connection import Channel, Closed, RefusedByServer
 from .frames import HEADERS_LIMIT_BYTES, publish
@@ -39,13 +38,14 @@ socket does not take waits in memory."""
 
 @final
 class Publisher:
-    """Publishes to one queue; calls may overlap. largest: bytes of the largest value."""
+    """Publishes to one queue; calls may overlap. largest: bytes of the largest value. unroutable: raises the reason why a
+    record found no queue."""
 
-    def __init__(self, link: Link, queue: str, largest: int, clock: Clock) -> None:
+    def __init__(self, link: Link, queue: str, largest: int, unroutable: Callable[[str], Awaitable[None]]) -> None:
         self._link = link
         self._queue = queue
         self._largest = largest
-        self._clock = clock
+        self._unroutable = unroutable
         self._opening = asyncio.Lock()
         self._confirming: _Confirming | None = None
 
@@ -102,6 +102,8 @@ class Publisher:
         if call.error is None:
             return len(records)
         confirmed, error = call.prefix(), call.error
+        if isinstance(error, _Returned):
+            await self._unroutable(self._queue)
         if isinstance(error, Closed):
             if isinstance(error, RefusedByServer) and error.code == PRECONDITION_FAILED:
                 raise _Refused(confirmed, error.text)
@@ -150,6 +152,10 @@ class _Refused(Exception):
         super().__init__(text)
         self.confirmed = confirmed
         self.text = text
+
+
+class _Returned(TransportUnavailable):
+    """A record found no queue."""
 
 
 class _Call:
@@ -251,7 +257,7 @@ class _Confirming:
         self._give_up(TransportUnavailable(f"{self._queue}: the broker could not take a record"))
 
     def returned(self, code: int, text: str) -> None:
-        self._give_up(Misconfigured(f"queue {self._queue} is gone ({code} {text}): provision its topic again"))
+        self._give_up(_Returned(f"{self._queue}: {code} {text}"))
 
     def delivered(self, tag: int, header: bytes, body: bytes) -> None: ...
 

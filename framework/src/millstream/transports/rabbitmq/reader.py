@@ -28,7 +28,7 @@ from ...message import Record
 from ...ports.transport import Bounds
 from .connection import Channel, Closed, RefusedByServer
 from .frames import ack
-from .link import NOT_FOUND, Link, translated
+from .link import Link, no_queue, translated
 from .wire import offset_of, record
 
 __all__ = ["LAG_SECONDS", "StreamReader", "consume"]
@@ -50,7 +50,7 @@ async def consume(channel: Channel, queue: str, offset: int | str, prefetch: int
     try:
         await channel.call(commands.Basic.Consume(queue=queue, arguments={"x-stream-offset": offset}))
     except RefusedByServer as error:
-        if error.code == NOT_FOUND:
+        if no_queue(error):
             raise Misconfigured(f"there is no queue {queue}: provision its topic") from error
         raise
 

@@ -9,6 +9,10 @@ Topic `orders` with two partitions is three stream queues:
 - `orders.partitions`, whose first record tells the count. It is written last, so a topic whose provisioning was cut short
   does not exist until another provisioning completes it; and it is a log, so of two that want different counts at once
   the first wins and the other one learns it.
+
+One more stream, `millstream.streams`, stands for all topics: it is the broker's first one. RabbitMQ 3.10 notes with a delay
+of half a second that it has streams at all (ra_directory: names.dets, auto_save), and killed before that it comes back
+without any of them. So whoever declares the first stream waits until that is over, before any record is confirmed.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ from ...errors import MillstreamError, Misconfigured, TransportUnavailable
 from ...ports.transport import Bounds
 from .connection import Channel, Closed, RefusedByServer
 from .frames import content, publish, table
-from .link import PRECONDITION_FAILED, Link, translated
+from .link import PRECONDITION_FAILED, Link, no_queue
 from .reader import consume
 from .wire import OPENING, offset_of, opening_of
 
@@ -36,6 +40,9 @@ _WHOLE_TAIL = 60_000
 _UNFINISHED_SECONDS = 2.0
 """A queue `<topic>.partitions` that shows nothing for so long was made by a provisioning that did not get further."""
 _AT_ONCE = 8
+_AGAIN_SECONDS = 0.1
+_FIRST_STREAM = "millstream.streams"
+_NOTED_SECONDS = 1.5
 
 
 class Retention(msgspec.Struct, frozen=True):
@@ -74,18 +81,24 @@ class Topics:
         self._clock = clock
 
     async def count(self, topic: str) -> int | None:
-        """How many partitions a topic has; None while it does not exist."""
+        """How many partitions a topic has; None while it does not exist.
+
+        Raises:
+            TransportUnavailable: there is no broker; or it does not show the count, because it is still starting or the
+                provisioning was cut short.
+        """
         watch = _Watch()
         channel = await self._link.channel(watch)
         try:
             async with self._link.bounded(f"look up topic {topic}"):
-                await consume(channel, f"{topic}.partitions", "first", 1)
-            async with asyncio.timeout(_UNFINISHED_SECONDS):
-                header = await watch.first()
-        except (Misconfigured, TimeoutError):
-            return None
-        except Closed as error:
-            raise translated(error, f"look up topic {topic}") from error
+                try:
+                    await consume(channel, f"{topic}.partitions", "first", 1)
+                except Misconfigured:
+                    return None
+                async with asyncio.timeout(min(_UNFINISHED_SECONDS, self._link.timeout / 2)):
+                    header = await watch.first()
+        except TimeoutError:
+            raise _Unfinished(f"RabbitMQ does not show yet how many partitions topic {topic} has") from None
         finally:
             channel.abandon()
         count = opening_of(header)
@@ -93,10 +106,32 @@ class Topics:
             raise Misconfigured(f"queue {topic}.partitions is none of ours: its first record tells no partition count")
         return count
 
-    async def create(self, topic: str, partitions: int) -> int:
-        """Create what is missing of a topic, and return how many partitions it has: another count than asked for, if
+    async def provision(self, topic: str, partitions: int) -> int:
+        """How many partitions a topic has after it was created, if it did not exist: another count than asked for, if
         somebody else was first."""
+        try:
+            count = await self.count(topic)
+        except _Unfinished:
+            count = None
+        return await self._create_patiently(topic, partitions) if count is None else count
+
+    async def _create_patiently(self, topic: str, partitions: int) -> int:
+        until = self._clock.monotonic() + self._link.timeout
+        while True:
+            try:
+                return await self._create(topic, partitions)
+            except TransportUnavailable as error:
+                # Two at once: the queue that the other one declares is known before its stream is, and until then
+                # RabbitMQ closes the connection, with 506 RESOURCE_ERROR or 541 INTERNAL_ERROR.
+                if not isinstance(error.__cause__, RefusedByServer) or self._clock.monotonic() > until:
+                    raise
+                await self._clock.sleep(_AGAIN_SECONDS)
+
+    async def _create(self, topic: str, partitions: int) -> int:
         doing = f"provision topic {topic}"
+        if not await self._exists(_FIRST_STREAM):
+            await self._make(_FIRST_STREAM, {"x-queue-type": "stream"}, topic, partitions, doing)
+            await self._clock.sleep(_NOTED_SECONDS)
         limit = asyncio.Semaphore(_AT_ONCE)  # declaring a stream takes the cluster's coordinator some milliseconds
 
         failed: list[ExceptionGroup[MillstreamError]] = []
@@ -112,7 +147,7 @@ class Topics:
         except* MillstreamError as errors:
             failed.append(errors)
         if failed:
-            raise _first(failed[0]) from failed[0]
+            raise _first(failed[0])
         replicas = {"x-initial-cluster-size": self._retention.replicas} if self._retention.replicas else {}
         await self._make(f"{topic}.partitions", {"x-queue-type": "stream", **replicas}, topic, partitions, doing)
         count = await self.count(topic)
@@ -142,6 +177,30 @@ class Topics:
         opening = opening_of(header) is not None
         return Bounds(earliest=offset_of(header) + (1 if opening else 0), latest=offset_of(last.headers[-1]) + 1)
 
+    async def unroutable(self, queue: str) -> None:
+        """Find out why a record found no queue: its node may be starting, and then knows its queues before it routes.
+
+        Raises:
+            Misconfigured: there is none.
+            TransportUnavailable: there is one; it is not ready.
+        """
+        if await self._exists(queue):
+            raise TransportUnavailable(f"RabbitMQ: queue {queue} is there, and not ready")
+        raise Misconfigured(f"there is no queue {queue}: provision its topic again")
+
+    async def _exists(self, queue: str) -> bool:
+        channel = await self._link.channel(_Watch())
+        try:
+            async with self._link.bounded(f"look for queue {queue}"):
+                await channel.call(commands.Queue.Declare(queue=queue, passive=True))
+        except TransportUnavailable as error:
+            if isinstance(error.__cause__, Closed) and no_queue(error.__cause__):
+                return False
+            raise
+        finally:
+            channel.abandon()
+        return True
+
     async def _make(self, queue: str, arguments: dict[str, str | int], topic: str, partitions: int, doing: str) -> None:
         """Declare a queue and write an opening record to it. One more of them does no harm: readers pass over it."""
         watch = _Watch()
@@ -156,6 +215,7 @@ class Topics:
                     if "x-queue-type" in error.text or "durable" in error.text:
                         raise Misconfigured(f"queue {queue} exists and is no stream: {error.text}") from error
                     # It exists with another retention, which stays: RabbitMQ changes it by a policy only.
+                    watch = _Watch()
                     channel = await (await self._link.connection()).channel(watch)
                 await channel.call(commands.Confirm.Select())
                 channel.send(_opening(channel, queue, topic, partitions))
@@ -181,6 +241,10 @@ def _opening(channel: Channel, queue: str, topic: str, partitions: int) -> bytes
 def _first(errors: ExceptionGroup[MillstreamError]) -> MillstreamError:
     error = errors.exceptions[0]
     return _first(error) if isinstance(error, ExceptionGroup) else error
+
+
+class _Unfinished(TransportUnavailable):
+    """The count is not there yet."""
 
 
 class _Watch:

@@ -1,7 +1,8 @@
 """The transport port on RabbitMQ stream queues: a queue `<topic>.<n>` per partition, the stream's offset + 1 as position.
 
-Queues are addressed by the default exchange, so no binding can send a record elsewhere. Publishers and readers have a
-connection each: a broker that is short of memory stops reading from whoever publishes.
+Queues are addressed by the default exchange, so no binding can send a record elsewhere. There are up to three connections:
+a broker that is short of memory stops reading from whoever publishes, readers must not wait for that; and some questions
+about queues are answered by closing the connection.
 
 Left to the caller: a user that may configure, write and read the topics' queues; and where records must survive the loss
 of a machine, a cluster (`durability` says what it needs to be told).
@@ -9,6 +10,7 @@ of a machine, a cluster (`durability` says what it needs to be told).
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from functools import partial as bind
 from types import TracebackType
@@ -61,7 +63,7 @@ class RabbitmqTransport:
     ) -> None:
         self._clock = clock or SystemClock()
         self._options = options = options or RabbitmqOptions()
-        self._publishing, self._reading = (
+        self._links = self._publishing, self._reading, self._looking = tuple(
             Link(
                 addresses,
                 login,
@@ -70,10 +72,10 @@ class RabbitmqTransport:
                 heartbeat=seconds(options.heartbeat),
                 clock=self._clock,
             )
-            for purpose in ("publishing", "reading")
+            for purpose in ("publishing", "reading", "looking at queues")
         )
         retention = Retention(options.keep, options.segment_bytes, options.replicas)
-        self._topics = Topics(self._reading, retention, self._clock)
+        self._topics = Topics(self._looking, retention, self._clock)
         self._counts: dict[str, int] = {}
         self._publishers: dict[tuple[str, int], Publisher] = {}
 
@@ -91,7 +93,7 @@ class RabbitmqTransport:
     async def durability(self) -> Durability:
         """RabbitMQ confirms a stream's record when most replicas have it, before any of them has called fsync. How many
         there are cannot be asked over AMQP 0.9.1, so `replicas` in the URL is the operator's word for it."""
-        await self._reading.connection()
+        await self._looking.connection()
         if self._options.replicas >= 3:
             return Durability(process_crash=True, power_loss=True)
         return Durability(
@@ -106,9 +108,7 @@ class RabbitmqTransport:
     async def provision(self, topic: str, partitions: int) -> None:
         if partitions < 1:
             raise Misconfigured(f"topic {topic}: {partitions} partitions; a topic has at least one")
-        found = await self._topics.count(topic)
-        if found is None:
-            found = await self._topics.create(topic, partitions)
+        found = await self._topics.provision(topic, partitions)
         if found != partitions:
             raise Misconfigured(
                 f"topic {topic} has {found} partitions, not {partitions}; changing the count is drain and switch"
@@ -132,7 +132,7 @@ class RabbitmqTransport:
         publisher = self._publishers.get((topic, partition))
         if publisher is None:
             queue = queue_name(topic, partition)
-            publisher = Publisher(self._publishing, queue, self._options.largest_record_bytes, self._clock)
+            publisher = Publisher(self._publishing, queue, self._options.largest_record_bytes, self._topics.unroutable)
             self._publishers[topic, partition] = publisher
         try:
             return await publisher.publish(records)
@@ -157,18 +157,17 @@ class RabbitmqTransport:
         """Nothing, as `mark`."""
 
     async def __aenter__(self) -> Self:
-        self._publishing.open()
-        self._reading.open()
+        for link in self._links:
+            link.open()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            await self._publishing.close()
-        finally:
-            await self._reading.close()
         self._publishers.clear()
+        async with asyncio.TaskGroup() as group:  # each may have to wait for a broker that does not say goodbye
+            for link in self._links:
+                group.create_task(link.close())
 
     async def _check(self, topic: str, partition: int) -> None:
         self._reading.check_open()
