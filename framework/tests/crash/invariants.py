@@ -1,15 +1,18 @@
-"""What must be true of the files that a system leaves behind, whatever it died of. Nothing of the framework reads them
-here: plain SQLite, and the outside world's own file.
+"""What must be true of the databases that a system leaves behind, whatever it died of. Nothing of the framework reads them
+here: plain SQLite or psycopg, and the outside world's own file.
 """
 
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter, defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import apsw
+import psycopg
+from life import Engines
 
 __all__ = ["violations"]
 
@@ -17,20 +20,42 @@ Fact = tuple[str, int]
 """Account and number of a transfer."""
 
 
-def violations(folder: Path, given_up: frozenset[Fact] = frozenset()) -> list[str]:
+def violations(folder: Path, given_up: frozenset[Fact] = frozenset(), engines: Engines | None = None) -> list[str]:
     """Everything that is wrong, in words, once the last life came to rest and stopped in order. given_up: transfers whose
     events an operator has dropped."""
-    bank, till = Database(folder / "bank.db"), Database(folder / "till.db")
+    store = engines.store if engines is not None else "sqlite"
+    bank, till = _database(folder, store, "bank"), _database(folder, store, "till")
     moved = bank.rows("SELECT account, n, amount FROM transfers ORDER BY id")
     transfers = [(account, n) for account, n, _ in moved if (account, n) not in given_up]
     found = _once("booked", transfers, till.rows("SELECT account, n FROM booked ORDER BY id"), ordered=True)
     found += _once("told", transfers, till.rows("SELECT account, n FROM told ORDER BY id"), ordered=True)
-    due = bank.rows("SELECT account, n FROM transfers WHERE reminded ORDER BY id")
+    due = bank.rows("SELECT account, n FROM transfers WHERE reminded = 1 ORDER BY id")
     found += _once("reminded", due, till.rows("SELECT account, n FROM reminders"), ordered=False)
     found += _sums([(account, amount) for account, n, amount in moved if (account, n) not in given_up], till)
     found += _calls(transfers, _world(folder))
     found += _left_behind(bank, "bank") + _left_behind(till, "till")
-    return found + _positions(till, Database(folder / "log.db"))
+    return found + (_positions(till, Database(folder / "log.db")) if engines is None else [])
+
+
+class Rows(Protocol):
+    """A database, read."""
+
+    def rows(self, sql: str) -> list[Any]: ...
+
+
+def _database(folder: Path, store: str, service: str) -> Rows:
+    return Server(store, service) if store.startswith("postgresql:") else Database(folder / f"{service}.db")
+
+
+class Server:
+    """A service's database on a server, read."""
+
+    def __init__(self, url: str, service: str) -> None:
+        self._url = f"{url}/{service}"
+
+    def rows(self, sql: str) -> list[Any]:
+        with psycopg.connect(self._url, autocommit=True) as connection:
+            return connection.execute(sql.encode()).fetchall()
 
 
 class Database:
@@ -62,7 +87,7 @@ def _in_order(what: str, seen: list[Fact]) -> list[str]:
     return found
 
 
-def _sums(moved: list[tuple[str, int]], till: Database) -> list[str]:
+def _sums(moved: list[tuple[str, int]], till: Rows) -> list[str]:
     sent: Counter[str] = Counter()
     for account, amount in moved:
         sent[account] += amount
@@ -97,7 +122,7 @@ def _calls(wanted: list[Fact], calls: list[dict[str, Any]]) -> list[str]:
     return found
 
 
-def _left_behind(store: Database, name: str) -> list[str]:
+def _left_behind(store: Rows, name: str) -> list[str]:
     found: list[str] = []
     for what, sql in {
         "rows in the outbox": "SELECT COUNT(*) FROM millstream_outbox",
@@ -107,7 +132,8 @@ def _left_behind(store: Database, name: str) -> list[str]:
         "dead letters": "SELECT COUNT(*) FROM millstream_dead_letters",
         "held keys": "SELECT COUNT(*) FROM millstream_held_keys",
         "claims that nobody gave back": "SELECT COUNT(*) FROM millstream_claims WHERE owner IS NOT NULL",
-        "workers that did not leave": "SELECT COUNT(*) FROM millstream_workers",
+        # One that was killed a moment ago is forgotten by the next sign of life of another; until then it has expired.
+        "workers that did not leave": f"SELECT COUNT(*) FROM millstream_workers WHERE expires > {time.time_ns() // 1000}",
     }.items():
         count = store.rows(sql)[0][0]
         if count:
@@ -115,7 +141,7 @@ def _left_behind(store: Database, name: str) -> list[str]:
     return found
 
 
-def _positions(till: Database, log: Database) -> list[str]:
+def _positions(till: Rows, log: Database) -> list[str]:
     ends = {
         (topic, partition): head for topic, partition, head in log.rows("SELECT topic, partition, head FROM streams")
     }

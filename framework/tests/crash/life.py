@@ -17,21 +17,25 @@ from millstream.delivery.operations import StoreOperations
 from millstream.delivery.operations_api import DeadLetterFilter
 from millstream.delivery.outbox import Outbox
 from millstream.delivery.tx import Tx
-from millstream.errors import Refused
+from millstream.errors import Refused, Transient
+from millstream.ports.instrumentation import Silent
 from millstream.ports.store import Session, Store
 from millstream.ports.transport import Transport
+from millstream.runtime import adapters
 from millstream.runtime.runtime import Bound, Composition, Runtime
 from millstream.stores.sqlite import SqliteStore
 from millstream.testing.crash.forked import Body, Report
 from millstream.testing.failpoints import Failpoints, FailpointStore, FailpointTransport
 from millstream.transports.log import LogTransport
 
-__all__ = ["INTACT", "Life", "Sabotage", "live"]
+__all__ = ["INTACT", "Engines", "Life", "Sabotage", "live"]
 
 PRODUCERS = 3
 REST_SECONDS = 0.004
 """Between two looks at whether everything is at rest."""
 OPERATOR_SECONDS = 0.02
+AWAY_SECONDS = 0.05
+"""Until the next try while an engine is away."""
 
 # One statement, so that it is one moment of the store: what a batch did and how far it came are seen together.
 _UNDER_WAY = """
@@ -57,6 +61,15 @@ class Sabotage:
 INTACT = Sabotage()
 
 
+class Engines(msgspec.Struct, frozen=True):
+    """Other engines than the embedded ones, by the URLs of their adapters. lease: of a claim, in seconds: where several
+    processes share a store, it is how long the next life waits for what a killed one held."""
+
+    store: str
+    transport: str
+    lease: float = 1.0
+
+
 class Life(msgspec.Struct, frozen=True):
     """transfers: how many there are to be in the end. point, hit: where to die. poison: transfers of that account too."""
 
@@ -65,6 +78,7 @@ class Life(msgspec.Struct, frozen=True):
     hit: int = 1
     poison: bool = False
     sabotage: Sabotage = INTACT
+    engines: Engines | None = None
 
 
 def live(folder: Path, life: Life) -> Body:
@@ -77,13 +91,14 @@ def live(folder: Path, life: Life) -> Body:
         sabotage = life.sabotage
 
         def open_store(name: str) -> Store:
-            return FailpointStore(sabotage.store(SqliteStore(folder / f"{name}.db"), points, name), points, name)
+            return FailpointStore(sabotage.store(_store(folder, life.engines, name), points, name), points, name)
 
+        lease = life.engines.lease if life.engines is not None else Limits().lease_seconds
         composition = Composition(
             open_store=open_store,
-            transport=FailpointTransport(sabotage.transport(LogTransport(folder / "log.db"), points), points),
+            transport=FailpointTransport(sabotage.transport(_log(folder, life.engines), points), points),
             data=folder,
-            limits=Limits(batch_messages=40),
+            limits=Limits(batch_messages=40, lease_seconds=lease),
             partitions=3,
             settings=lambda _: {"points": points},
         )
@@ -99,6 +114,18 @@ def live(folder: Path, life: Life) -> Body:
         report.counted(dict(points.counts))
 
     return body
+
+
+def _store(folder: Path, engines: Engines | None, name: str) -> Store:
+    if engines is None:
+        return SqliteStore(folder / f"{name}.db")
+    return adapters.open_store(engines.store, name, folder, CLOCK, Silent())
+
+
+def _log(folder: Path, engines: Engines | None) -> Transport:
+    if engines is None:
+        return LogTransport(folder / "log.db")
+    return adapters.open_transport(engines.transport, adapters.AdapterContext(folder, CLOCK, Silent()))
 
 
 async def _produce(bound: Bound, life: Life) -> None:
@@ -117,7 +144,11 @@ async def _transfer(bound: Bound, limit: int, account: str, dice: random.Random)
             return False
         outbox = Outbox(bound.origin)
         tx = Tx(session, outbox, CLOCK.now_us())
-        found = await tx.fetch_one("SELECT COALESCE(MAX(n), 0) + 1 FROM transfers WHERE account = ?", account)
+        found = await tx.fetch_one(
+            "INSERT INTO numbers (account, n) VALUES (?, 1) ON CONFLICT (account) DO UPDATE SET n = numbers.n + 1 "
+            "RETURNING n",
+            account,
+        )
         n, amount, later = (found or (1,))[0], dice.randint(1, 1000), dice.random() < 0.25
         await tx.execute(
             "INSERT INTO transfers (account, n, amount, reminded) VALUES (?, ?, ?, ?)", account, n, amount, int(later)
@@ -134,32 +165,51 @@ async def _transfer(bound: Bound, limit: int, account: str, dice: random.Random)
         return await bound.store.transact(work)
     except Refused:
         return True
+    except Transient:  # the engine is away for a moment, or ended this very transaction
+        await asyncio.sleep(AWAY_SECONDS)
+        return True
 
 
 async def _operate(bound: Bound) -> None:
     """Repair what became a dead letter, and redrive it; drop what kills."""
     operations = StoreOperations("till", bound.store, CLOCK, ["tell"])
     while True:
-        for letter in await operations.dead_letters(DeadLetterFilter()):
-            found = await operations.dead_letter(letter.id)
-            if found is None:
-                continue
-            data = msgspec.json.decode(found.message)["data"]
-            if (data["account"], data["n"]) == POISON:
-                await operations.drop(DeadLetterFilter(ids=(letter.id,)))
-                continue
-
-            async def repair(session: Session, data: dict[str, Any] = data) -> None:
-                sql = "INSERT INTO repaired (account, n) VALUES (?, ?) ON CONFLICT DO NOTHING"
-                await session.execute(sql, data["account"], data["n"])
-
-            await bound.store.transact(repair)
-            await operations.redrive(DeadLetterFilter(ids=(letter.id,)))
+        try:
+            await _look_after(bound, operations)
+        except Transient:
+            await asyncio.sleep(AWAY_SECONDS)
         await asyncio.sleep(OPERATOR_SECONDS)
 
 
+async def _look_after(bound: Bound, operations: StoreOperations) -> None:
+    for letter in await operations.dead_letters(DeadLetterFilter()):
+        found = await operations.dead_letter(letter.id)
+        if found is None:
+            continue
+        data = msgspec.json.decode(found.message)["data"]
+        if (data["account"], data["n"]) == POISON:
+            await operations.drop(DeadLetterFilter(ids=(letter.id,)))
+            continue
+
+        async def repair(session: Session, data: dict[str, Any] = data) -> None:
+            sql = "INSERT INTO repaired (account, n) VALUES (?, ?) ON CONFLICT DO NOTHING"
+            await session.execute(sql, data["account"], data["n"])
+
+        await bound.store.transact(repair)
+        await operations.redrive(DeadLetterFilter(ids=(letter.id,)))
+
+
 async def _busy(runtime: Runtime) -> bool:
-    """Whether anything is still on its way. The producing side first: what left it is in the log by then."""
+    """Whether anything is still on its way, as far as one can see."""
+    try:
+        return await _under_way(runtime)
+    except Transient:
+        await asyncio.sleep(AWAY_SECONDS)
+        return True
+
+
+async def _under_way(runtime: Runtime) -> bool:
+    """The producing side first: what left it is in the log by then."""
     for name in ("bank", "till"):
         for count, topic, partition, position in await runtime.bound[name].store.query(UNDER_WAY):
             if count:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 from invariants import violations
-from life import INTACT, Life, Sabotage, live
+from life import INTACT, Engines, Life, Sabotage, live
 from millstream.testing.crash.campaign import Story, Tally
 from millstream.testing.crash.forked import Forked
 
@@ -25,21 +25,28 @@ class Death(msgspec.Struct, frozen=True):
     after: float = 0.0
 
 
-def story(folder: Path, deaths: Sequence[Death], tally: Tally, sabotage: Sabotage = INTACT, rows: int = ROWS) -> Story:
+def story(
+    folder: Path,
+    deaths: Sequence[Death],
+    tally: Tally,
+    sabotage: Sabotage = INTACT,
+    rows: int = ROWS,
+    engines: Engines | None = None,
+) -> Story:
     """Live and die on one folder; raises `AssertionError` with everything that is wrong in the end. rows: transfers of
     each life."""
     folder.mkdir(parents=True)
     told: list[str] = []
     for number, death in enumerate(deaths, 1):
-        worker = Forked(live(folder, Life(number * rows, death.point, death.hit, sabotage=sabotage)))
+        worker = Forked(live(folder, Life(number * rows, death.point, death.hit, sabotage=sabotage, engines=engines)))
         if not death.point:
             worker.kill_after(death.after)
         end = yield worker
         tally.note(end, death.point)
         told.append(f"{end.how} {end.point or death.point} ({death.hit})")
         assert end.how in ("done", "killed"), f"{folder}: life {number} {end.how} at {end.point}: {end.text}"
-    end = yield Forked(live(folder, Life(len(deaths) * rows + 1, sabotage=sabotage)))
+    end = yield Forked(live(folder, Life(len(deaths) * rows + 1, sabotage=sabotage, engines=engines)))
     tally.note(end)
     assert end.how == "done", f"{folder}: after {told} the last life {end.how}: {end.text}"
-    wrong = violations(folder)
+    wrong = violations(folder, engines=engines)
     assert not wrong, f"{folder}: after {told}:\n" + "\n".join(wrong[:20])

@@ -117,6 +117,7 @@ class Worker:
                     self._e.instrumentation.log("error", "worker_store_away", service=self.service, error=str(error))
                 await self._wake.wait(self._e.limits.lease_seconds / 3)
             lanes.cancel()
+        await self._leave()
 
     async def stop_consuming(self, deadline: float) -> None:
         """Take nothing new, finish what runs; after `deadline` seconds cancel calls and give their starts back."""
@@ -137,6 +138,11 @@ class Worker:
         for held in self._held.values():
             held.stop()
         await _settled({held.task for held in self._held.values()})
+        self._done = True
+        self._wake.set()
+
+    async def _leave(self) -> None:
+        """Take the sign of life back, behind the last one that `run` gave: until it expires it takes its share of claims."""
 
         async def leave(session: Session) -> None:
             await session.execute("DELETE FROM millstream_workers WHERE id = ?", self.name)
@@ -145,8 +151,6 @@ class Worker:
             await self._e.store.transact(leave)
         except StoreUnavailable as error:
             self._e.instrumentation.log("warning", "worker_left_unseen", service=self.service, error=str(error))
-        self._done = True
-        self._wake.set()
 
     # -- claims -------------------------------------------------------------------------------------------------
 

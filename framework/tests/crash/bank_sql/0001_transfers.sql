@@ -6,3 +6,5 @@ CREATE TABLE transfers (
     amount INTEGER NOT NULL,
     reminded INTEGER NOT NULL
 );
+-- Who draws the next number of an account holds this row until the commit: several processes may write.
+CREATE TABLE numbers (account TEXT PRIMARY KEY, n INTEGER NOT NULL);

@@ -98,6 +98,11 @@ class Forked:
         """SIGKILL from outside, this long after the worker said that it is ready."""
         self._kill_after = seconds
 
+    @property
+    def ready(self) -> bool:
+        """Whether it has said so."""
+        return b'"ready"' in self._heard
+
     def timeout(self) -> float:
         """Seconds until `step` must be called even if nothing was heard."""
         until = self._until if self._kill_at is None else min(self._until, self._kill_at)

