@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import psycopg
@@ -113,6 +114,13 @@ class PostgresqlServer(EngineServer):
         """End it now: what SIGTERM asks for waits until every client has gone."""
         self.resume()
         self._end(signal.SIGINT)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nobody needs its data any more: it ends without writing them out, which takes seconds on a busy disk."""
+        self.resume()
+        self._end(signal.SIGQUIT)
 
     def kill(self) -> None:
         family = self._family()
