@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,7 +32,7 @@ class Wire:
 
     def values(self) -> list[str]:
         """The bodies that were sent, in order; each is marked so that it can be found among the frames."""
-        return [part.split(b">")[0].decode() for part in b"".join(self.sent).split(b"<")[1:]]
+        return [name.decode() for name in re.findall(rb"\[\[(.+?)\]\]", b"".join(self.sent))]
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def confirming(wire: Wire) -> _Confirming:
 
 def call(*names: str) -> Any:
     """A publish of records whose key is the letter of their name."""
-    records = [Record(f"<{name}>".encode(), name[0] if name[0] != "-" else None) for name in names]
+    records = [Record(f"[[{name}]]".encode(), name[0] if name[0] != "-" else None) for name in names]
     return _Call(records, asyncio.get_running_loop().create_future())
 
 
