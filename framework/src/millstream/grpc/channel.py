@@ -5,8 +5,8 @@ comes back: the answer, or the same `RpcError` that the method raised.
 
 When a service is away:
 
-- a call that has not left waits for the connection, `CONNECT_SECONDS` at most: a worker that is started anew answers
-  before that. Then it is `UNAVAILABLE`, and was certainly not done;
+- a call that has not left waits for the connection: a worker that is started anew answers soon. With an idempotency key
+  it waits until its deadline, without one `CONNECT_SECONDS` at most. Then it is `UNAVAILABLE`, and was certainly not done;
 - a call that may have left is sent again only if it carries an idempotency key, because then doing it twice is doing
   it once; with growing random pauses until its deadline, within a budget that all calls of the channel share. Without a
   key its `UNAVAILABLE` goes to the caller, who alone knows whether to repeat it.
@@ -154,9 +154,9 @@ class GrpcChannel:
         state = channel.get_state(try_to_connect=True)
         if state is grpc.ChannelConnectivity.READY:
             return
-        left = call.until - self._clock.monotonic()
+        left = max(0.0, call.until - self._clock.monotonic())
         with suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, min(CONNECT_SECONDS, left))):
+            async with asyncio.timeout(left if call.repeatable else min(CONNECT_SECONDS, left)):
                 while state is not grpc.ChannelConnectivity.READY:
                     await channel.wait_for_state_change(state)
                     state = channel.get_state(try_to_connect=True)

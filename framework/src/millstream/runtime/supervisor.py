@@ -164,7 +164,8 @@ class _Supervisor:
     async def _wait_for(self, lock: _DataLock) -> None:
         until = self._clock.monotonic() + LOCK_SECONDS
         while not lock.take():
-            if self._clock.monotonic() > until:
+            # Of a supervisor that was killed only its processes are left, and they are about to stop.
+            if lock.holder_lives() or self._clock.monotonic() > until:
                 raise Misconfigured(
                     f"another system runs on {self._settings.data}/: stop it, or choose another folder with --data"
                 )
@@ -274,6 +275,15 @@ class _DataLock:
         """Whether it is ours now."""
         with suppress(BlockingIOError):
             fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(self.fd, 0)
+            os.pwrite(self.fd, str(os.getpid()).encode(), 0)
+            return True
+        return False
+
+    def holder_lives(self) -> bool:
+        """Whether the supervisor that took it last is still there."""
+        with suppress(ValueError, ProcessLookupError):
+            os.kill(int(os.pread(self.fd, 20, 0)), 0)
             return True
         return False
 
