@@ -68,10 +68,12 @@ class RabbitmqServer(EngineServer):
             "RABBITMQ_ALLOW_INPUT": "true",
             "RABBITMQ_SERVER_START_ARGS": "-noinput",
             # Erlang gets the node's name and port from its first moment on. RabbitMQ, finding itself named, then
-            # neither starts an epmd nor asks one: both cost seconds, and the daemon would outlive the broker.
+            # does not start an epmd and ask it: both cost seconds, and the daemon would outlive the broker.
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
-                f"-sname {node} -start_epmd false -erl_epmd_port {port} -kernel inet_dist_use_interface {{127,0,0,1}}"
+                f"-sname {node} -erl_epmd_port {port} -kernel inet_dist_use_interface {{127,0,0,1}}"
             ),
+            # For every Erlang that the broker runs: each minute it runs one just to have an epmd.
+            "ERL_FLAGS": "-start_epmd false",
             "RABBITMQ_NODENAME": node,
             "RABBITMQ_DIST_PORT": str(port),
             "ERL_EPMD_PORT": "1",  # where nobody listens: asking a port that keeps silent takes ten seconds
