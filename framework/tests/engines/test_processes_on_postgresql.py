@@ -375,7 +375,7 @@ async def test_c1_a_holder_that_paused_inside_its_transaction_is_taken_over(
         await until(lambda: _expired(there))
         began = time.monotonic()
         first = await _outcome(_take(there, sub, "there"))
-        assert (time.monotonic() - began < 0.5) == rule, "who takes claims over must not wait for a row"
+        assert (time.monotonic() - began < 1.0) == rule, "who takes claims over must not wait for a row"
         assert first is None or not rule
         taken = await there.consumption(sub, first) if isinstance(first, Claim) else await _taken(there, sub, "there")
         assert time.monotonic() - began < 8.0
