@@ -18,6 +18,7 @@ SOURCE = Path(__file__).parents[2] / "src" / "millstream"
 OUTSIDE = {
     "sqlite/": "what the SQLite store and the embedded log share: the driver and the commit thread",
     "postgresql/": "what the PostgreSQL store and log share: the driver",
+    "adoption/": "writes into the transactions of its callers' drivers, and is the relay's process",
     "stores/": "adapters: they hold the drivers and the commit thread",
     "transports/": "adapters: they hold the drivers",
     "exporters/": "adapters: they hold the clients of other systems",
