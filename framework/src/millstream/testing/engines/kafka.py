@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import os
-import random
 import shutil
 import socket
 import subprocess
@@ -24,7 +23,7 @@ from typing import Self
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from .server import START_SECONDS, EngineServer, EngineUnavailable, install_debian_packages
+from .server import START_SECONDS, EngineServer, EngineUnavailable, free_port, install_debian_packages
 
 __all__ = ["KAFKA_VERSION", "KafkaCluster", "KafkaServer"]
 
@@ -57,20 +56,25 @@ class KafkaServer(EngineServer):
     """One node, which holds every partition alone.
 
     settings: lines of the broker's configuration beside and above `SETTINGS`. heap_megabytes: of its virtual machine.
+    password: of the user `millstream`, who may then also come in at `guarded`, where nobody else may (SASL/PLAIN).
     """
 
     name = "kafka"
 
-    def __init__(self, folder: Path, settings: Mapping[str, str] | None = None, *, heap_megabytes: int = 512) -> None:
+    def __init__(
+        self, folder: Path, settings: Mapping[str, str] | None = None, *, heap_megabytes: int = 512, password: str = ""
+    ) -> None:
         super().__init__(folder.resolve())
-        self.port = _free_port()
-        self.controller_port = _free_port()
+        self.port = free_port()
+        self.controller_port = free_port()
         self.node_id = 1
         self.cluster_id = _cluster_id()
         self.voters = f"1@127.0.0.1:{self.controller_port}"
         self.replication = 1
         self._settings = dict(settings or {})
         self._heap_megabytes = heap_megabytes
+        self._password = password
+        self._guarded_port = free_port()
 
     @property
     def url(self) -> str:
@@ -80,6 +84,11 @@ class KafkaServer(EngineServer):
     def bootstrap(self) -> str:
         """What any client of Kafka takes as `bootstrap.servers`."""
         return f"127.0.0.1:{self.port}"
+
+    @property
+    def guarded(self) -> str:
+        """The same for clients that say who they are."""
+        return f"127.0.0.1:{self._guarded_port}"
 
     def command(self) -> list[str]:
         return self._java("kafka.Kafka", str(self._file))
@@ -96,6 +105,7 @@ class KafkaServer(EngineServer):
             "transaction.state.log.replication.factor": str(self.replication),
             "transaction.state.log.min.isr": "1",
             "share.coordinator.state.topic.replication.factor": str(self.replication),
+            **(self._guard() if self._password else {}),
             **self._settings,
         }
         self._file.write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
@@ -103,6 +113,16 @@ class KafkaServer(EngineServer):
         done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise EngineUnavailable(f"{self.name} cannot format {self.folder}:\n{done.stdout}{done.stderr}")
+
+    def _guard(self) -> dict[str, str]:
+        module = "org.apache.kafka.common.security.plain.PlainLoginModule"
+        return {
+            "listeners": f"PLAINTEXT://{self.bootstrap},CONTROLLER://127.0.0.1:{self.controller_port},"
+            f"GUARDED://{self.guarded}",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,GUARDED:SASL_PLAINTEXT",
+            "sasl.enabled.mechanisms": "PLAIN",
+            "listener.name.guarded.plain.sasl.jaas.config": f'{module} required user_millstream="{self._password}";',
+        }
 
     def ready(self) -> bool:
         return self.listens() and self.registered() >= 1
@@ -260,17 +280,3 @@ def _jars(version: str) -> Path:
             if not folder.exists():  # otherwise another process was faster
                 raise
     return folder
-
-
-def _free_port() -> int:
-    """A loopback port below the range that the system takes source ports from. In that range a client that dials a
-    server which is down can meet itself, or hold the port when the server comes back."""
-    while True:
-        port = random.randrange(20_000, 32_000)
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port

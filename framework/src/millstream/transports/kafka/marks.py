@@ -54,8 +54,9 @@ class Marks:
 
     async def forget(self, subscription: str, topic: str) -> None:
         """Delete the group of a subscription, which reads one topic and no other."""
-        for place in [place for place in self._changed.get(subscription, ()) if place[0] == topic]:
-            del self._changed[subscription][place]
+        kept = {place: at for place, at in self._changed.pop(subscription, {}).items() if place[0] != topic}
+        if kept:
+            self._changed[subscription] = kept
         asked = self._topics.admin.delete_consumer_groups([subscription], request_timeout=self._seconds)
         try:
             await asyncio.shield(asyncio.wrap_future(asked[subscription]))

@@ -32,6 +32,7 @@ POLL_SECONDS = 0.1
 """How long the thread waits for reports before it looks whether it is to end."""
 FORGET_SECONDS = 3600.0
 """A partition that was silent for so long gets its next record alone. Brokers forget a silent producer after a day."""
+PURGE_SECONDS = 0.5
 BUFFER_KILOBYTES = 64 * 1024
 FULL_SECONDS = 0.005
 BATCH_BYTES = 512 * 1024
@@ -117,13 +118,25 @@ class Sender:
                 continue
             await asyncio.wait([reports.done], timeout=until - self._loop.time())
             if not reports.done.done():
-                self.condemn(f"no confirmation in time{self._why and f'; last error: {self._why}'}")
-                await reports.done
+                await self._give_up(reports)
             confirmed += reports.confirmed
             if reports.error is not None:
                 return Sent(confirmed, reports.error)
             self._heard[place] = self._loop.time()
         return Sent(confirmed, None)
+
+    async def _give_up(self, reports: _Reports) -> None:
+        """The time is over: take back what was handed over."""
+        with self._lock:
+            if not self._heard and self._producer is not None:
+                # It is still looking for the brokers, and a new one would begin from the start: where that takes longer than
+                # a call, none would ever get through. What no broker was asked to take it may forget without harm.
+                self._producer.purge(in_flight=False, blocking=False)
+        if not self._heard:
+            await asyncio.wait([reports.done], timeout=PURGE_SECONDS)
+        if not reports.done.done():
+            self.condemn(f"no confirmation in time{self._why and f'; last error: {self._why}'}")
+            await reports.done
 
     def _hand_over(self, place: tuple[str, int], records: Sequence[Record]) -> _Reports | None:
         """Give librdkafka as many as it takes now; None when that is none."""

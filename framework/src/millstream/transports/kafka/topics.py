@@ -79,6 +79,14 @@ class Topics:
         described = await self._describe(topic)
         return None if described is None else len(described.partitions)
 
+    async def missing(self, topics: set[str]) -> set[str]:
+        """Those of them that are gone."""
+        return {topic for topic in sorted(topics) if await self._describe(topic) is None}
+
+    def forget(self, topic: str) -> None:
+        """Ask again before the next record."""
+        self._known.pop(topic, None)
+
     async def check(self, topic: str, partition: int, *, fresh: bool = False) -> int:
         """The largest record that a partition takes. fresh: ask the brokers also about what is known.
 
@@ -98,27 +106,36 @@ class Topics:
         return known.largest_record_bytes
 
     async def bounds(self, topic: str, partition: int) -> Bounds:
-        """The low watermark and the last stable offset: both are positions as they are."""
-        await self.check(topic, partition)
-        earliest, latest = OffsetSpec.earliest(), OffsetSpec.latest()
-        return Bounds(
-            earliest=await self._offset(topic, partition, earliest), latest=await self._offset(topic, partition, latest)
-        )
+        """The low watermark and the last stable offset: both are positions as they are. Asks again while the partition is on
+        its way to another leader.
 
-    async def _offset(self, topic: str, partition: int, spec: Any) -> int:
-        """Ask, and ask again while the partition is on its way to another leader."""
-        place = TopicPartition(topic, partition)
+        Raises:
+            Misconfigured: there is no such topic, or no such partition of it.
+            TransportUnavailable: no leader, or none that answers.
+        """
+        await self.check(topic, partition)
+        place, doing = (
+            TopicPartition(topic, partition),
+            f"asking for the bounds of {topic}/{partition} at {self._hosts}",
+        )
         loop = asyncio.get_running_loop()
         until = loop.time() + self._seconds
         while True:
-            asked = self.admin.list_offsets(
-                {place: spec}, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=self._seconds
-            )
+            asked = [
+                self.admin.list_offsets(
+                    {place: spec}, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=self._seconds
+                )[place]
+                for spec in (OffsetSpec.earliest(), OffsetSpec.latest())
+            ]
             try:
-                return int((await asyncio.shield(asyncio.wrap_future(asked[place]))).offset)
+                earliest, latest = [int((await asyncio.shield(asyncio.wrap_future(future))).offset) for future in asked]
             except KafkaException as error:
                 if error.args[0].code() not in _ON_ITS_WAY or loop.time() > until:
-                    raise translated(error, f"asking for the bounds of {topic}/{partition} at {self._hosts}") from error
+                    raise translated(error, doing) from error
+            else:
+                if earliest < 0 or latest < 0:  # what the driver makes of a leader that did not answer in time
+                    raise TransportUnavailable(f"kafka: {doing}: no answer")
+                return Bounds(earliest=earliest, latest=latest)
             await asyncio.sleep(LOOK_AGAIN_SECONDS)
 
     async def _describe(self, topic: str) -> Any:

@@ -18,7 +18,7 @@ from confluent_kafka import KafkaError
 from ...errors import MillstreamError, RecordRefused, TransportUnavailable
 from ...message import Record
 from ...ports.transport import Bounds, Durability, Reader, TransportCapabilities
-from .connection import NOT_THERE, REFUSALS, Connection
+from .connection import REFUSALS, Connection
 from .fetcher import Fetcher
 from .marks import Marks
 from .reader import KafkaReader
@@ -28,6 +28,8 @@ from .topics import Layout, Topics
 __all__ = ["KafkaOptions", "KafkaTransport"]
 
 CLOSE_SECONDS = 5.0
+WATCH_SECONDS = 5.0
+"""How often readers' topics are asked for."""
 KEEP_SECONDS = 7 * 86_400.0
 KEY_BYTES = 1024
 
@@ -130,8 +132,7 @@ class KafkaTransport:
             alone = True
         if confirmed or error is None:
             return confirmed
-        if error.code() in NOT_THERE:
-            await self._topics.check(topic, partition, fresh=True)
+        self._topics.forget(topic)  # it may be gone: the next call asks before it sends
         raise TransportUnavailable(f"kafka: {topic}/{partition} at {self._connection.hosts}: {_why(error)}")
 
     def _producing(self) -> Sender:
@@ -154,6 +155,23 @@ class KafkaTransport:
                 return fetcher
         self._fetchers.append(Fetcher(self._connection, self._options.fetch_wait_ms, self._away))
         return self._fetchers[-1]
+
+    async def _watch(self) -> None:
+        """For ever. A client says nothing of a topic that was deleted, and long nothing of brokers that only hold its
+        connections; readers would wait on."""
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            places = {place[0] for fetcher in self._fetchers for place in fetcher.places}
+            try:
+                gone = await self._topics.missing(places)
+            except MillstreamError as error:
+                for fetcher in self._fetchers:
+                    self._away(fetcher, str(error))
+                continue
+            for fetcher in self._fetchers:
+                for feed in list(fetcher.places.values()):
+                    if feed.place[0] in gone:
+                        feed.target.fail(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART))
 
     def _away(self, fetcher: Fetcher, why: str) -> None:
         for feed in list(fetcher.places.values()):
@@ -180,7 +198,10 @@ class KafkaTransport:
         self._marks = Marks(self._topics, options.wait_seconds)
         self._tasks = asyncio.TaskGroup()
         await self._tasks.__aenter__()
-        self._committing = self._tasks.create_task(self._marks.keep_committing())
+        self._background = [
+            self._tasks.create_task(self._marks.keep_committing()),
+            self._tasks.create_task(self._watch()),
+        ]
         self._open = True
         self._producing()  # it is numbered by the brokers before it may send: half a second that need not be waited for
         return self
@@ -189,7 +210,8 @@ class KafkaTransport:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._open = False
-        self._committing.cancel()
+        for task in self._background:
+            task.cancel()
         for fetcher in self._fetchers:
             self._away(fetcher, "the log is closed")
         senders = self._ending + ([self._sender] if self._sender is not None else [])
