@@ -13,14 +13,16 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PLACE  := $(shell printf '%s' '$(CURDIR)' | cksum | cut -d' ' -f1)
 BASE   := $(VENV)/base-$(PLACE).stamp
 DEV    := $(VENV)/dev-$(PLACE).stamp
+PEERS  := .venv-peers
+PEERED := $(PEERS)/peers-$(PLACE).stamp
 COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-header \
            --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint engines bench lock proto venv dev clean
+.PHONY: help up test lint engines bench bench-peers lock proto venv dev clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 # `exec`: the shell becomes the server. Ctrl-C reaches it from the terminal. A SIGTERM to make alone is passed on by make,
 # which waits until the server has drained and then ends by that signal. A SIGINT to make alone is not: send SIGTERM.
@@ -39,18 +41,22 @@ engines: $(DEV) ## start real engines on free ports: make engines ARGS="nats pos
 bench: $(DEV) ## run the benchmarks: make bench ARGS="--help"
 	@exec $(BIN)/python bench/run.py $(ARGS)
 
+bench-peers: $(DEV) $(PEERED) ## measure Millstream beside its peers: make bench-peers ARGS="millstream pgqueuer"
+	@exec $(BIN)/python -m bench.peers $(ARGS)
+
 proto: $(DEV) ## generate the Python code of proto/
 	@$(BIN)/python scripts/proto.py
 
 lock: $(DEV) ## compile requirements/*.txt anew: make lock ARGS="--upgrade"
 	cd requirements && ../$(COMPILE) $(ARGS) --output-file base.txt base.in
 	cd requirements && ../$(COMPILE) $(ARGS) --output-file dev.txt dev.in
+	cd requirements && ../$(COMPILE) $(ARGS) --output-file peers.txt peers.in
 
 venv: $(BASE) ## make the environment that `make up` needs
 dev: $(DEV) ## make the environment that `make test` needs
 
 clean: ## remove the environment and the caches; data in var/ stays
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(PEERS) .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find framework services scripts bench examples tests -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 $(BASE): requirements/base.txt framework/pyproject.toml services/pyproject.toml scripts/python.sh
@@ -61,4 +67,10 @@ $(BASE): requirements/base.txt framework/pyproject.toml services/pyproject.toml 
 
 $(DEV): $(BASE) requirements/dev.txt
 	@$(PIP) install --require-hashes --requirement requirements/dev.txt
+	@touch $@
+
+# The peers' pins shall not decide ours: they live in an environment of their own.
+$(PEERED): requirements/peers.txt scripts/python.sh
+	@test -e $@ || { python=$$(sh scripts/python.sh) && echo "making $(PEERS) with $$python" && "$$python" -m venv --clear $(PEERS); }
+	@$(PEERS)/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes --requirement requirements/peers.txt
 	@touch $@
