@@ -1,7 +1,7 @@
 """Checks that ARCHITECTURE.md tells the truth about sizes.
 
 Every "`path` (N lines)" in it must name a file of this repository, and N must be within 10 % of the real count.
-Exit code 0 when all of it holds; else 1, with a line for each claim that does not.
+Exit code 0 when all of it holds; else 1, with a line for each claim that does not. `--write` puts the real counts there.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["TOLERANCE", "Claim", "claims_in", "main", "problems"]
+__all__ = ["TOLERANCE", "Claim", "claims_in", "corrected", "main", "problems"]
 
 TOLERANCE = 0.10
 """How far a written count may be from the real one, as a share of the real one."""
@@ -48,14 +48,30 @@ def problems(root: Path) -> list[str]:
         if not file.is_file():
             found.append(f"{where}: `{claim.path}` does not exist")
             continue
-        real = len(file.read_text(encoding="utf-8").splitlines())
+        real = _lines(file)
         if abs(claim.lines - real) > real * TOLERANCE:
             found.append(f"{where}: `{claim.path}` has {real} lines, not {claim.lines}")
     return found
 
 
-def main(root: Path = Path(__file__).parents[1]) -> int:
-    """Print every problem; the exit code."""
+def corrected(root: Path) -> str:
+    """The document with the real count of every file that exists."""
+
+    def count(match: re.Match[str]) -> str:
+        file = root / match["path"]
+        return match[0].replace(f"({match['lines']} ", f"({_lines(file)} ") if file.is_file() else match[0]
+
+    return _CLAIM.sub(count, (root / "ARCHITECTURE.md").read_text(encoding="utf-8"))
+
+
+def _lines(file: Path) -> int:
+    return len(file.read_text(encoding="utf-8").splitlines())
+
+
+def main(root: Path = Path(__file__).parents[1], *, write: bool = False) -> int:
+    """Print every problem; the exit code. write: correct the counts first."""
+    if write:
+        (root / "ARCHITECTURE.md").write_text(corrected(root), encoding="utf-8")
     found = problems(root)
     for problem in found:
         print(problem)
@@ -63,4 +79,4 @@ def main(root: Path = Path(__file__).parents[1]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(write="--write" in sys.argv[1:]))

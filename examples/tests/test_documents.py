@@ -11,7 +11,13 @@ from typing import Any, get_type_hints
 import msgspec
 import pytest
 from millstream.clock import seconds
+from millstream.postgresql.database import _OWN as DATABASE_OPTIONS
 from millstream.runtime.settings import Settings
+from millstream.transports.kafka import _Options
+from millstream.transports.nats import NatsOptions
+from millstream.transports.postgresql import PostgresqlLogOptions
+from millstream.transports.rabbitmq import RabbitmqOptions
+from millstream.transports.redis import RedisOptions
 
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs" / "guide"
@@ -20,6 +26,8 @@ LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
 EXCERPT = re.compile(r"^```python\n# from (\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PYTHON = re.compile(r"^```python$", re.MULTILINE)
 SETTING = re.compile(r"^\| `([a-z_.]+)` \| `([^`]+)` \| \S", re.MULTILINE)
+OPTIONS = re.compile(r"^\| `(\w+)`( store| log)? \| default \|.*\n\|[-|]+\n((?:\|.*\n)+)", re.MULTILINE)
+OPTION_ROW = re.compile(r"^\| (`[a-z_`, ]+`) \| (?:`([^`]*)`|none) \| \S", re.MULTILINE)
 RULE = re.compile(r"^\| ([LTRCF]\d+) \|.*\|([^|]*)\|$", re.MULTILINE)
 RULE_TEST = re.compile(r"^\s*(?:async )?def test_([ltrcf]\d+)_", re.MULTILINE)
 DURATION_KEYS = {"drain_delay", "grace", "retention", "batch_time", "lease", "inbox_retention"}
@@ -50,6 +58,27 @@ def test_the_configuration_page_has_every_setting_with_its_default() -> None:
         for key, default in SETTING.findall(page)
     }
     assert written == {key: as_written(key, value) for key, value in defaults(Settings())}
+
+
+def test_the_engines_page_has_every_option_of_every_engine() -> None:
+    tls = {"tls_ca", "tls_cert", "tls_key", "tls"}
+    options = {
+        "nats": {*NatsOptions.__struct_fields__, *tls},
+        "kafka": {*_Options.__struct_fields__},
+        "rabbitmq": {*RabbitmqOptions.__struct_fields__, *tls},
+        "redis": {*RedisOptions.__struct_fields__},
+        "postgresql log": {*PostgresqlLogOptions.__struct_fields__},
+        "postgresql store": {*DATABASE_OPTIONS},
+    }
+    numbers = {name: getattr(RabbitmqOptions(), name) for name in ("segment_bytes", "replicas", "prefetch")}
+    written: dict[str, set[str]] = {}
+    for engine, part, rows in OPTIONS.findall((GUIDE / "engines.md").read_text(encoding="utf-8")):
+        found = OPTION_ROW.findall(rows)
+        assert len(found) == rows.count("\n"), f"a row of {engine}{part} is not written as option, default, meaning"
+        written[engine + part] = {name.strip("` ") for names, _ in found for name in names.split(",")}
+        if engine == "rabbitmq":
+            assert numbers.items() <= {name.strip("`"): int(d) for name, d in found if d.isdecimal()}.items()
+    assert written == options
 
 
 def test_the_settings_file_of_the_repository_shows_defaults() -> None:
