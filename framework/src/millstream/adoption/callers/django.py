@@ -80,7 +80,7 @@ def _commit(connection: Any) -> None:
 
 def _write(connection: Any) -> None:
     waiting = [hook for _, hook, _ in connection.run_on_commit if isinstance(hook, _Waiting) and not hook.written]
-    for place in {entry.place for entry in waiting}:
+    for place in dict.fromkeys(entry.place for entry in waiting):
         rows = [entry.row for entry in waiting if entry.place is place]
         with connection.cursor() as cursor:
             if connection.vendor == "postgresql":

@@ -8,6 +8,7 @@ with it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple, cast
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -28,6 +29,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.exc import UnboundExecutionError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, SessionTransaction, scoped_session
 
@@ -52,6 +54,8 @@ _INFO = "millstream.adoption"
 """Where a session keeps its rows: in its own dictionary, since they refer to it."""
 # What belongs to a connection, for as long as that lives.
 _of_connections: WeakKeyDictionary[Connection, list[_Waiting]] = WeakKeyDictionary()
+_joined: WeakKeyDictionary[Connection, WeakSet[Session]] = WeakKeyDictionary()
+"""Sessions that work inside somebody else's transaction on a connection: its commit may come before their own."""
 _engines: WeakSet[Engine] = WeakSet()
 _tables: dict[tuple[str, str | None], Table] = {}
 
@@ -76,6 +80,11 @@ def add(place: Place, connection: object, row: OutboxRow) -> None:
 def _add_to_session(place: Place, session: Session, row: OutboxRow) -> None:
     if session.twophase:
         raise Misconfigured("publish: a session with twophase=True has no last statement before its commit")
+    bind = _bind(session)
+    _check_dialect(bind)
+    if isinstance(bind, Connection):
+        _listen(bind.engine)
+        _joined.setdefault(bind, WeakSet()).add(session)
     waiting = _of_session(session)
     if waiting is None:
         waiting = session.info[_INFO] = list[_Waiting]()
@@ -125,13 +134,7 @@ def _of_session(session: Session) -> list[_Waiting] | None:
 
 def _add_to_connection(place: Place, connection: Connection, row: OutboxRow) -> None:
     _check(connection)
-    engine = connection.engine
-    if engine not in _engines:
-        _engines.add(engine)
-        event.listen(engine, "commit", _connection_commits)
-        event.listen(engine, "rollback", _connection_rolls_back)
-        event.listen(engine, "rollback_savepoint", _savepoint_rolls_back)
-        event.listen(engine, "prepare_twophase", _refuse_twophase)
+    _listen(connection.engine)
     units: set[object] = set()
     # SQLAlchemy gives no public way from a savepoint to its name and to the one around it; its events go by name.
     unit: Any = connection.get_nested_transaction()
@@ -141,16 +144,41 @@ def _add_to_connection(place: Place, connection: Connection, row: OutboxRow) -> 
     _of_connections.setdefault(connection, []).append(_Waiting(place, row, frozenset(units)))
 
 
+def _listen(engine: Engine) -> None:
+    if engine not in _engines:
+        _engines.add(engine)
+        event.listen(engine, "commit", _connection_commits)
+        event.listen(engine, "rollback", _connection_rolls_back)
+        event.listen(engine, "rollback_savepoint", _savepoint_rolls_back)
+        event.listen(engine, "prepare_twophase", _refuse_twophase)
+
+
+def _take(connection: Connection) -> list[_Waiting]:
+    """What waits for the end of a connection's transaction, which has come."""
+    waiting = _of_connections.pop(connection, [])
+    for session in _joined.pop(connection, ()):
+        late = _of_session(session) or []
+        waiting += late
+        late.clear()
+    return waiting
+
+
 def _connection_commits(connection: Connection) -> None:
-    waiting = _of_connections.pop(connection, None)
+    waiting = _take(connection)
     if not waiting:
         return
-    for place in {entry.place for entry in waiting}:
-        _insert(connection, place, [entry.row for entry in waiting if entry.place is place])
+    try:
+        for place in dict.fromkeys(entry.place for entry in waiting):
+            _insert(connection, place, [entry.row for entry in waiting if entry.place is place])
+    except BaseException:
+        # SQLAlchemy takes a failed commit for the end of the transaction, and sends no ROLLBACK any more.
+        with suppress(Exception):  # the connection may be what failed
+            connection.dialect.do_rollback(connection.connection)
+        raise
 
 
 def _connection_rolls_back(connection: Connection) -> None:
-    _of_connections.pop(connection, None)
+    _take(connection)
 
 
 def _savepoint_rolls_back(connection: Connection, name: str, _: object) -> None:
@@ -160,7 +188,7 @@ def _savepoint_rolls_back(connection: Connection, name: str, _: object) -> None:
 
 
 def _refuse_twophase(connection: Connection, _: object) -> None:
-    if _of_connections.pop(connection, None):
+    if _take(connection):
         raise MillstreamError("publish: a two-phase transaction has no last statement before its commit")
 
 
@@ -256,6 +284,16 @@ def _check(connection: Connection) -> None:
         )
 
 
-def _check_dialect(connection: Connection) -> None:
+def _bind(session: Session) -> Engine | Connection:
+    try:
+        return session.get_bind()
+    except UnboundExecutionError as error:
+        raise Misconfigured(
+            "publish: this session has no database of its own. Name the one of the outbox: "
+            "publish(event, connection=session.connection(bind_arguments={…}))"
+        ) from error
+
+
+def _check_dialect(connection: Engine | Connection) -> None:
     if connection.dialect.name not in DIALECTS:
         raise Misconfigured(f"SQLAlchemy on {connection.dialect.name}: an outbox needs {' or '.join(DIALECTS)}")

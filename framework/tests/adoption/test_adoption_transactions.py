@@ -2,111 +2,28 @@
 
 from __future__ import annotations
 
-import itertools
+import gc
 import json
-from collections.abc import Iterator
+import weakref
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-import apsw
 import asyncpg
 import psycopg
 import pytest
 import sqlalchemy as sa
 from millstream import Event, Misconfigured
-from millstream.adoption import Outbox, tables
+from millstream.adoption import Outbox
 from millstream.errors import MillstreamError, RecordRefused, Undecodable
 from millstream.message import Message, decode_message
-from millstream.testing.engines.postgresql import PostgresqlServer
 from sqlalchemy import event
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
+
+from .application import Cancelled, Database, Order, Placed
 
 outbox = Outbox("shop")
-BUSINESS = "CREATE TABLE orders (id TEXT PRIMARY KEY)"
-
-
-class Placed(Event, topic="orders", key="order"):
-    order: str
-    note: str = ""
-
-
-class Base(DeclarativeBase):
-    pass
-
-
-class Order(Base):
-    __tablename__ = "orders"
-    id: Mapped[str] = mapped_column(primary_key=True)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresqlServer]:
-    with PostgresqlServer(tmp_path_factory.mktemp("postgresql"), {"fsync": "off"}) as server:
-        server.execute("CREATE DATABASE template_shop")
-        for sql in (*tables("postgresql"), BUSINESS):
-            server.execute(sql, "template_shop")
-        yield server
-
-
-_number = itertools.count(1)
-
-
-class Database:
-    """An application's database on one of the engines, and what came to stand in it."""
-
-    def __init__(self, kind: str, server: PostgresqlServer, folder: Path) -> None:
-        self.kind = kind
-        self._server = server
-        if kind == "postgresql":
-            self.name = f"shop{next(_number)}"
-            server.execute(f"CREATE DATABASE {self.name} TEMPLATE template_shop")
-            self.url = f"{server.url}/{self.name}"
-        else:
-            self.file = folder / "shop.db"
-            connection = apsw.Connection(str(self.file))
-            for sql in (*tables("sqlite"), BUSINESS):
-                connection.execute(sql)
-            connection.close()
-
-    def alchemy(self, driver: str) -> str:
-        if self.kind == "sqlite":
-            return f"sqlite:///{self.file}"
-        return self.url.replace("postgresql://", f"postgresql+{driver}://")
-
-    def rows(self, sql: str) -> list[tuple[Any, ...]]:
-        if self.kind == "postgresql":
-            return self._server.execute(sql, self.name)
-        connection = apsw.Connection(str(self.file))
-        try:
-            return connection.execute(sql).fetchall()
-        finally:
-            connection.close()
-
-    def orders(self) -> list[str]:
-        return sorted(row[0] for row in self.rows("SELECT id FROM orders"))
-
-    def published(self) -> list[str]:
-        rows = self.rows("SELECT key, value FROM millstream_outbox ORDER BY id")
-        for key, value in rows:
-            assert decode_message(bytes(value)).subject == key
-        return [key for key, _ in rows]
-
-
-@pytest.fixture
-def database(server: PostgresqlServer, tmp_path: Path) -> Database:
-    return Database("postgresql", server, tmp_path)
-
-
-@pytest.fixture(params=["postgresql", "sqlite"])
-def either(request: pytest.FixtureRequest, server: PostgresqlServer, tmp_path: Path) -> Database:
-    return Database(request.param, server, tmp_path)
-
-
-class Cancelled(Exception):
-    """What undoes a transaction in these tests."""
 
 
 # -- asyncpg ------------------------------------------------------------------------------------------------------
@@ -221,13 +138,6 @@ async def test_psycopg_publishing_at_once_needs_a_transaction_and_joins_it(datab
 # -- SQLAlchemy ---------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def engine(either: Database) -> Iterator[sa.Engine]:
-    engine = sa.create_engine(either.alchemy("psycopg"))
-    yield engine
-    engine.dispose()
-
-
 def test_a_core_connection_writes_events_behind_its_last_statement(either: Database, engine: sa.Engine) -> None:
     statements: list[str] = []
     event.listen(engine, "before_cursor_execute", lambda *a: statements.append(a[2]))
@@ -333,6 +243,51 @@ def test_a_commit_that_the_database_refuses_publishes_nothing(either: Database, 
     assert (either.orders(), either.published()) == (["a", "b"], [])
 
 
+@pytest.mark.parametrize("through", ["connection", "session"])
+def test_events_that_cannot_be_written_keep_nothing_of_their_transaction(
+    either: Database, engine: sa.Engine, through: str
+) -> None:
+    """SQLite goes on after a failed statement: the business rows must not be there at the next commit."""
+    with engine.connect() as connection:
+        outer = connection.begin()
+        unit = Session(connection) if through == "session" else connection
+        unit.execute(sa.text("INSERT INTO orders VALUES ('a')"))
+        connection.execute(sa.text("DROP TABLE millstream_outbox"))
+        outbox.publish(Placed("a"), connection=unit)
+        with pytest.raises(DBAPIError, match="millstream_outbox"):
+            outer.commit()
+        outer.close()
+        if isinstance(unit, Session):
+            unit.close()
+        connection.execute(sa.text("INSERT INTO orders VALUES ('b')"))
+        connection.commit()
+    assert (either.orders(), either.published()) == (["b"], [])
+
+
+def test_a_session_whose_connection_commits_before_it_leaves_with_the_connection(
+    either: Database, engine: sa.Engine
+) -> None:
+    with engine.connect() as connection:
+        for order, ends in (("a", "commit"), ("b", "rollback"), ("c", "commit")):
+            outer = connection.begin()
+            with Session(connection) as session:
+                session.add(Order(id=order))
+                session.flush()
+                outbox.publish(Placed(order), connection=session)
+                getattr(outer, ends)()
+    assert (either.orders(), either.published()) == (["a", "c"], ["a", "c"])
+
+
+def test_a_session_without_a_database_of_its_own_says_where_to_publish(either: Database, engine: sa.Engine) -> None:
+    with Session(binds={Order: engine}) as session:
+        with pytest.raises(Misconfigured, match="bind_arguments"):
+            outbox.publish(Placed("a"), connection=session)
+        session.add(Order(id="a"))
+        outbox.publish(Placed("a"), connection=session.connection(bind_arguments={"mapper": Order}))
+        session.commit()
+    assert (either.orders(), either.published()) == (["a"], ["a"])
+
+
 def test_a_session_inside_a_connection_leaves_with_the_connection(either: Database, engine: sa.Engine) -> None:
     with engine.connect() as connection, connection.begin() as outer:
         with Session(connection, join_transaction_mode="create_savepoint") as session:
@@ -356,9 +311,6 @@ def test_a_scoped_session_is_a_session(either: Database, engine: sa.Engine) -> N
 
 
 def test_sessions_that_are_dropped_with_events_in_hand_can_be_collected(either: Database, engine: sa.Engine) -> None:
-    import gc
-    import weakref
-
     session = Session(engine)
     outbox.publish(Placed("a"), connection=session)
     gone = weakref.ref(session)
@@ -405,7 +357,7 @@ async def test_an_async_connection_writes_events_behind_its_last_statement(datab
 
 
 def test_autocommit_and_foreign_engines_are_refused(database: Database) -> None:
-    engine = sa.create_engine(database.alchemy("psycopg"), isolation_level="AUTOCOMMIT")
+    engine = sa.create_engine(database.alchemy(), isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         connection.execute(sa.text("SELECT 1"))
         with pytest.raises(Misconfigured, match="AUTOCOMMIT"):
