@@ -4,10 +4,13 @@
     make bench-peers ARGS="millstream-nats pgqueuer"     these rows or groups; printed, not kept
     make bench-peers ARGS="--markdown"                   as Markdown, with every row's settings
     make bench-peers ARGS="--tiny watermill"             a few events each: proves that the programs work, measures nothing
+    make bench-peers ARGS="--seconds 10 --events 200000" longer phases
+    make bench-peers ARGS="--json bare"                  one object a line
     make bench-peers ARGS="--list"                       the rows there are
 
-Everybody does the same work on the same engines at the same durability: see README.md beside this file. Exit code 0 also when a
-peer failed (the table says why), 1 when one of Millstream's rows failed, 2 when no row has such a name.
+Everybody does the same work on the same engines at the same durability: see README.md beside this file. After `--limit` seconds
+no further row is begun; those left out say so. Exit code 0 also when a peer failed (the table says why), 1 when one of
+Millstream's rows failed, 2 when no row has such a name.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Generator
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -27,12 +31,14 @@ from ..machine import conditions, describe
 from .catalogue import PYTHON, ROWS, WATERMILL, chosen
 from .phases import TINY, Measured, Sizes, measure
 from .processes import ROOT
-from .report import markdown, print_table, save
+from .report import markdown, print_line, print_table, save
 from .row import Row
-from .servers import DURABILITY, Engines, start
+from .servers import DURABILITY, engines_in
 
 SCRATCH = ROOT / "bench" / "scratch"
 BUILD_SECONDS = 600
+LIMIT_SECONDS = 1_110.0
+"""A row that begins at the last moment may take another minute and a half: in all less than 20 minutes."""
 PACKAGES = (
     "asyncpg", "celery", "dbos", "dramatiq", "faststream", "nats-py", "pgqueuer", "procrastinate", "psycopg", "taskiq",
     "taskiq-nats", "taskiq-redis", "aiokafka", "aio-pika", "redis",
@@ -43,8 +49,14 @@ def main(arguments: list[str]) -> int:
     """Measure the chosen rows; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="*", metavar="PEER")
-    parser.add_argument("--markdown", action="store_true")
+    parser.add_argument("--markdown", action="store_true", help="the table with every row's settings, as Markdown")
+    parser.add_argument("--json", action="store_true", help="one object a line")
     parser.add_argument("--tiny", action="store_true", help="a few events of each")
+    parser.add_argument("--seconds", type=float, help="how long each producer writes")
+    parser.add_argument("--events", type=int, help="how many events each producer writes at most")
+    parser.add_argument(
+        "--limit", type=float, default=LIMIT_SECONDS, help="after so many seconds no further row is begun"
+    )
     parser.add_argument("--keep", action="store_true", help="keep the results of a part, too")
     parser.add_argument("--list", action="store_true")
     options = parser.parse_args(arguments)
@@ -59,53 +71,54 @@ def main(arguments: list[str]) -> int:
         return 0
     SCRATCH.mkdir(exist_ok=True)
     folder = Path(mkdtemp(prefix="peers-", dir=SCRATCH))
-    machine, sizes, began = describe(SCRATCH), TINY if options.tiny else Sizes(), time.monotonic()
+    sizes = (TINY if options.tiny else Sizes()).scaled(options.seconds, options.events)
+    machine, began = describe(SCRATCH), time.monotonic()
     machine["before"] = conditions(SCRATCH)
+    pairs: list[tuple[Row, Measured]] = []
+    interrupted = False
     try:
-        pairs = _measure_all(rows, sizes, folder)
+        for pair in _measure_all(rows, sizes, folder, began + options.limit):
+            pairs.append(pair)
+            if options.json:
+                print_line(*pair)
+    except KeyboardInterrupt:
+        interrupted = True  # what was measured until then is worth printing
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     machine["after"] = conditions(SCRATCH)
     versions = _versions()
-    if options.markdown:
+    if options.json:
+        pass  # printed while they came
+    elif options.markdown:
         print(markdown(pairs, versions, DURABILITY))
     else:
         print_table(pairs, time.monotonic() - began)
-    if (not options.rows or options.keep) and not options.tiny:
+    if (not options.rows or options.keep) and not options.tiny and not interrupted:
         print(f"raw results: {save(pairs, machine, versions, sizes).relative_to(ROOT)}", file=sys.stderr)
     return int(any(found.failed for row, found in pairs if row.group == "millstream"))
 
 
-def _measure_all(rows: list[Row], sizes: Sizes, folder: Path) -> list[tuple[Row, Measured]]:
-    pairs: list[tuple[Row, Measured]] = []
-    needed = sorted({engine for row in rows for engine in row.engines})
+def _measure_all(rows: list[Row], sizes: Sizes, folder: Path, until: float) -> Generator[tuple[Row, Measured]]:
     console = Console(stderr=True)
-    with console.status("starting " + ", ".join(needed)) as status:
+    with console.status("building") as status, engines_in(folder) as engines:
         not_built = _build_watermill() if any(row.group == "watermill" for row in rows) else ""
-        with start(needed, folder) as engines:
-            for number, row in enumerate(rows, 1):
-                status.update(f"{number} of {len(rows)}: {row.shown}")
-                found = _measure(row, sizes, engines, folder, not_built)
-                pairs.append((row, found))
-                words = "; ".join(reason.splitlines()[0] for reason in found.failed)
-                console.print(
-                    f"{row.name:<28}{found.seconds:6.1f} s  {words and 'FAILED: ' + words}",
-                    highlight=False,
-                    soft_wrap=True,
-                )
-    return pairs
-
-
-def _measure(row: Row, sizes: Sizes, engines: Engines, folder: Path, not_built: str) -> Measured:
-    reasons = [engines.failed[name] for name in row.engines if name in engines.failed]
-    if row.group == "watermill" and not_built:
-        reasons.append(not_built)
-    if row.missing:
-        reasons.append(row.missing)
-    if reasons:
-        return Measured(failed=reasons)
-    pids = {name: engines.pids[name] for name in row.engines}
-    return measure(row, sizes, engines.urls, pids, folder)
+        for number, row in enumerate(rows, 1):
+            status.update(f"{number} of {len(rows)}: {row.shown}")
+            if time.monotonic() > until:
+                found = Measured(failed=[f'left out, time was over: make bench-peers ARGS="{row.name}"'])
+            elif row.group == "watermill" and not_built:
+                found = Measured(failed=[not_built])
+            elif row.missing:
+                found = Measured(failed=[row.missing])
+            elif reasons := engines.ready(row.engines):
+                found = Measured(failed=reasons)
+            else:
+                found = measure(row, sizes, engines, folder)
+            words = "; ".join(reason.splitlines()[0] for reason in found.failed)
+            console.print(
+                f"{row.name:<28}{found.seconds:6.1f} s  {words and 'FAILED: ' + words}", highlight=False, soft_wrap=True
+            )
+            yield row, found
 
 
 def _build_watermill() -> str:

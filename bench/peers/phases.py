@@ -9,9 +9,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from .database import Database, fresh_database
 from .judge import judge, latencies, longest_pauses, percentile, steady_rate
 from .processes import Failed, Program, cpu_seconds, memory_bytes
 from .row import Row
+from .servers import Engines
 from .workload import Produced, Task
 
 __all__ = ["Measured", "Sizes", "measure"]
@@ -44,6 +45,21 @@ class Sizes:
     kill_limit: float = 150.0
     patience: float = 40.0
     """Events that have no effect after this long without any are lost."""
+
+    def scaled(self, seconds: float | None, events: int | None) -> Sizes:
+        """As long as asked for, with at most so many events."""
+        sizes = self
+        if seconds is not None:
+            share = seconds / self.produce_seconds
+            sizes = replace(
+                sizes,
+                produce_seconds=seconds,
+                consume_seconds=self.consume_seconds * share,
+                together_seconds=self.together_seconds * share,
+            )
+        if events is not None:
+            sizes = replace(sizes, produce_events=events, kill_events=min(events, self.kill_events))
+        return sizes
 
 
 TINY = Sizes(0.5, 200, 2.0, 10, 30, 100.0, 0.3, 10.0, 300)
@@ -82,6 +98,8 @@ class Stage:
     sizes: Sizes
     database: Database
     environment: Mapping[str, str]
+    engines: Sequence[int]
+    """Their processes."""
     log: Path
     programs: ExitStack
 
@@ -104,13 +122,10 @@ class Stage:
         return self.start(Task("relay")) if self.row.relay == "process" else None
 
 
-Turn = Callable[["Stage", Measured, Mapping[str, int]], None]
-
-
-def measure(row: Row, sizes: Sizes, engines: Mapping[str, str], pids: Mapping[str, int], folder: Path) -> Measured:
+def measure(row: Row, sizes: Sizes, engines: Engines, folder: Path) -> Measured:
     """Take every turn that the row has; one that fails is noted and the others are still taken.
 
-    engines: URLs by name. pids: their processes. folder: for the logs of the programs.
+    folder: for the logs of the programs.
     """
     found, began = Measured(), time.monotonic()
     for turn in (apart, together, killed):
@@ -119,23 +134,26 @@ def measure(row: Row, sizes: Sizes, engines: Mapping[str, str], pids: Mapping[st
         try:
             with _stage(row, sizes, engines, folder, turn.__name__) as stage:
                 stage.provision()
-                turn(stage, found, pids)
-        except (Failed, TimeoutError) as error:
+                turn(stage, found)
+        except Failed as error:
             found.failed.append(f"{turn.__name__}: {error}")
+        except Exception as error:  # noqa: BLE001 - an engine that breaks must not end the run; the row says what it was
+            found.failed.append(f"{turn.__name__}: {type(error).__name__}: {error}")
     found.seconds = round(time.monotonic() - began, 1)
     return found
 
 
 @contextmanager
-def _stage(row: Row, sizes: Sizes, engines: Mapping[str, str], folder: Path, turn: str) -> Generator[Stage]:
+def _stage(row: Row, sizes: Sizes, engines: Engines, folder: Path, turn: str) -> Generator[Stage]:
     name = f"{row.name}_{turn}".replace("-", "_")
-    with fresh_database(engines["postgresql"], name, row.tables) as database, ExitStack() as programs:
-        environment = {f"PEER_{engine.upper()}": url for engine, url in engines.items()}
+    with fresh_database(engines.url("postgresql"), name, row.tables) as database, ExitStack() as programs:
+        environment = {f"PEER_{name.upper()}": engines.url(name) for name in row.engines}
         environment |= {"PEER_POSTGRESQL": database.url, "PEER_TOPIC": name, **row.environment}
-        yield Stage(row, sizes, database, environment, folder / f"{row.name}.log", programs)
+        pids = [engines.pid(name) for name in row.engines]
+        yield Stage(row, sizes, database, environment, pids, folder / f"{row.name}.log", programs)
 
 
-def apart(stage: Stage, found: Measured, _pids: Mapping[str, int]) -> None:
+def apart(stage: Stage, found: Measured) -> None:
     """The producer, the relay and the worker one after another."""
     sizes, row = stage.sizes, stage.row
     task = Task(row.fill, sizes.produce_events, sizes.produce_seconds, per_tx=row.per_tx)
@@ -181,7 +199,7 @@ def _relayed(stage: Stage, relay: Program, events: int) -> float | None:
     raise Failed("the relay had not passed everything on after 20 s")
 
 
-def together(stage: Stage, found: Measured, pids: Mapping[str, int]) -> None:
+def together(stage: Stage, found: Measured) -> None:
     """Latency, then everything at once."""
     sizes, row = stage.sizes, stage.row
     relay, worker = stage.relay(), stage.start(Task("work"))
@@ -207,11 +225,11 @@ def together(stage: Stage, found: Measured, pids: Mapping[str, int]) -> None:
     first, own = done, [worker.pid, *([] if relay is None else [relay.pid])]
     rates = [rate for rate in (found.produce, found.consume) if rate is not None]
     events = round(min(max(min(rates, default=1_000.0) * sizes.together_seconds, 300), sizes.produce_events))
-    before, engines_before = cpu_seconds(*own), cpu_seconds(*pids.values())
+    before, engines_before = cpu_seconds(*own), cpu_seconds(*stage.engines)
     produced = stage.produce(Task("produce", events, sizes.together_limit, first=first, per_tx=row.per_tx))
     complete = stage.database.wait_for(done + produced.events, sizes.together_limit, check)
     used = cpu_seconds(*own) - before + produced.cpu_seconds
-    engines_used = cpu_seconds(*pids.values()) - engines_before
+    engines_used = cpu_seconds(*stage.engines) - engines_before
     found.memory_mb = memory_bytes(*own) / 1e6
     published, effects = stage.database.published(first), stage.database.effects(first)
     if not effects:
@@ -223,7 +241,7 @@ def together(stage: Stage, found: Measured, pids: Mapping[str, int]) -> None:
     found.details["together"] = {"events": produced.events, "effects": len(effects), "complete": complete}
 
 
-def killed(stage: Stage, found: Measured, _pids: Mapping[str, int]) -> None:
+def killed(stage: Stage, found: Measured) -> None:
     """Three kills while a backlog waits; then until everything is back, or nothing more comes."""
     sizes, row = stage.sizes, stage.row
     events = min(sizes.kill_events, row.kill_events)

@@ -19,7 +19,7 @@ class Row:
     """One line of the table.
 
     name: what the command line takes; group: another name, of several rows. shown: for people. order: whether a key's events keep
-    their order by design, also after a crash. settings: what makes it durable, and how much it does at once. program: the command in
+    their order by design, also after a crash. once: whether an event that is delivered again has no second effect by design. settings: what makes it durable, and how much it does at once. program: the command in
     front of the role. work: another command for the worker. relay: `process` where it runs beside producer and worker, `producer` where it
     lives in the producer's process and `relay` runs it alone. relayed: a query that says how many events have left the outbox. fill: the
     role that writes without relaying. redelivery_seconds: how long an engine keeps a message for a worker that was killed.
@@ -31,6 +31,7 @@ class Row:
     engines: tuple[str, ...]
     guarantee: Literal["tx", "dual"]
     order: bool
+    once: bool
     settings: str
     program: Sequence[str]
     work: Sequence[str] = ()
