@@ -8,7 +8,7 @@ import random
 import threading
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
@@ -19,6 +19,7 @@ from millstream.ports.transport import Bounds, Reader, Transport
 from millstream.testing.conformance.transport_case import everything, keyed, take, values, within
 from millstream.testing.conformance.transport_publishing import first_occurrences
 from millstream.testing.engines.kafka import KafkaServer
+from millstream.testing.engines.shared import shared_engine
 from millstream.transports.kafka import Connection, KafkaOptions, KafkaTransport
 from millstream.transports.kafka.fetcher import AHEAD_RECORDS, STEP_RECORDS
 
@@ -27,30 +28,22 @@ BOUND_SECONDS = 12.0
 RECOVERY_SECONDS = 40.0
 
 
-@pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
-    """A broker that no test kills."""
-    with KafkaServer(tmp_path_factory.mktemp("kafka"), password="a s/cret") as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
-    """A broker that tests kill and stop; each leaves it running."""
-    with KafkaServer(tmp_path_factory.mktemp("mortal-kafka")) as server:
-        yield server
+@pytest.fixture
+def broker(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> KafkaServer:
+    """Shared with all tests of this process. Some kill or stop it here; the next one finds it running."""
+    return shared_engine(pytestconfig, KafkaServer, lambda: KafkaServer(tmp_path_factory.mktemp("kafka")))
 
 
 @pytest.fixture
-async def log(shared: KafkaServer, topic: str) -> AsyncIterator[KafkaTransport]:
-    async with log_on(shared) as log:
+async def log(broker: KafkaServer, topic: str) -> AsyncIterator[KafkaTransport]:
+    async with log_on(broker) as log:
         await log.provision(topic, 2)
         yield log
 
 
 @pytest.fixture
-def admin(shared: KafkaServer) -> AdminClient:
-    return AdminClient({"bootstrap.servers": shared.bootstrap, "log_level": 0})
+def admin(broker: KafkaServer) -> AdminClient:
+    return AdminClient({"bootstrap.servers": broker.bootstrap, "log_level": 0})
 
 
 @pytest.fixture
@@ -107,30 +100,30 @@ def assert_nothing_is_lost_or_swapped(found: list[Record], total: int) -> None:
 # -- the broker dies or stalls ------------------------------------------------------------------------------------------
 
 
-async def test_publisher_and_reader_carry_on_after_the_broker_was_killed(mortal: KafkaServer, topic: str) -> None:
+async def test_publisher_and_reader_carry_on_after_the_broker_was_killed(broker: KafkaServer, topic: str) -> None:
     total, found = 6_000, list[Record]()
-    async with log_on(mortal) as log:
+    async with log_on(broker) as log:
         await log.provision(topic, 1)
         async with asyncio.timeout(RECOVERY_SECONDS), asyncio.TaskGroup() as group:
             group.create_task(publish_all(log, topic, total))
             group.create_task(read_until(log, topic, total, found))
             await until(lambda: len(found) >= total // 10)
-            mortal.kill()
-            await asyncio.to_thread(mortal.start)
+            broker.kill()
+            await asyncio.to_thread(broker.start)
         assert_nothing_is_lost_or_swapped(found, total)
         assert found == await everything(log, topic, 0)
 
 
-async def test_a_stopped_broker_ends_calls_in_time_and_then_everything_goes_on(mortal: KafkaServer, topic: str) -> None:
+async def test_a_stopped_broker_ends_calls_in_time_and_then_everything_goes_on(broker: KafkaServer, topic: str) -> None:
     total, found = 4_000, list[Record]()
     loop = asyncio.get_running_loop()
-    async with log_on(mortal, wait_seconds=2.0) as log, asyncio.TaskGroup() as group:
+    async with log_on(broker, wait_seconds=2.0) as log, asyncio.TaskGroup() as group:
         await log.provision(topic, 2)
         group.create_task(read_until(log, topic, total, found))
         await publish_all(log, topic, 100)
         waiting = loop.create_task(log.read(topic, 1, 0).next(1))
         await until(lambda: len(found) >= 100)
-        mortal.pause()
+        broker.pause()
         try:
             for call in (
                 log.publish(topic, 1, keyed("k", *range(500))),
@@ -146,21 +139,21 @@ async def test_a_stopped_broker_ends_calls_in_time_and_then_everything_goes_on(m
             await asyncio.wait([publishing], timeout=3)  # through at least one producer that is given up
             assert not publishing.done()
         finally:
-            mortal.resume()
+            broker.resume()
         await within(publishing, RECOVERY_SECONDS)
         await until(lambda: len({record.value for record in found}) == total)
         assert_nothing_is_lost_or_swapped(found, total)
 
 
-async def test_closing_while_the_broker_is_stopped_ends_in_time(mortal: KafkaServer, topic: str) -> None:
+async def test_closing_while_the_broker_is_stopped_ends_in_time(broker: KafkaServer, topic: str) -> None:
     loop = asyncio.get_running_loop()
     try:
-        async with log_on(mortal) as log:
+        async with log_on(broker) as log:
             await log.provision(topic, 1)
             await log.publish(topic, 0, keyed("k", 1))
             reader = log.read(topic, 0, 0)
             await take(reader, 1)
-            mortal.pause()
+            broker.pause()
             calls = [loop.create_task(log.publish(topic, 0, keyed("k", number))) for number in range(20)]
             waiting = loop.create_task(reader.next(1))
             await asyncio.sleep(0.05)
@@ -169,7 +162,7 @@ async def test_closing_while_the_broker_is_stopped_ends_in_time(mortal: KafkaSer
         await within(asyncio.wait([*calls, waiting]))
         assert all(isinstance(call.exception(), TransportUnavailable) for call in [*calls, waiting])
     finally:
-        mortal.resume()
+        broker.resume()
     await until(lambda: not any(thread.name.startswith("millstream-kafka") for thread in threading.enumerate()))
 
 
@@ -205,15 +198,15 @@ async def test_many_small_records_are_not_refused_together(log: KafkaTransport, 
 
 
 async def test_a_topic_that_takes_less_than_declared_is_misconfigured(
-    shared: KafkaServer, log: KafkaTransport, admin: AdminClient, topic: str
+    broker: KafkaServer, log: KafkaTransport, admin: AdminClient, topic: str
 ) -> None:
     await limit(admin, topic, 20_000)
-    async with log_on(shared) as other:
+    async with log_on(broker) as other:
         with pytest.raises(Misconfigured, match=r"max\.message\.bytes to 1002048"):
             await other.provision(topic, 2)
         with pytest.raises(RecordRefused):
             await other.publish(topic, 0, [Record(bytes(20_000), "k")])
-    async with log_on(shared, largest_record_bytes=10_000) as other:
+    async with log_on(broker, largest_record_bytes=10_000) as other:
         await other.provision(topic, 2)
 
 
@@ -224,9 +217,9 @@ async def limit(admin: AdminClient, topic: str, largest: int) -> None:
 
 
 async def test_a_zombie_beside_its_successor_changes_no_order(
-    shared: KafkaServer, log: KafkaTransport, topic: str
+    broker: KafkaServer, log: KafkaTransport, topic: str
 ) -> None:
-    async with log_on(shared) as zombie, asyncio.TaskGroup() as group:
+    async with log_on(broker) as zombie, asyncio.TaskGroup() as group:
         group.create_task(publish_all(log, topic, 3_000, step=70))
         group.create_task(publish_all(zombie, topic, 3_000, step=110))
     found = await everything(log, topic, 0)
@@ -235,10 +228,10 @@ async def test_a_zombie_beside_its_successor_changes_no_order(
 
 
 async def test_a_buffer_that_is_full_is_waited_for(log: KafkaTransport, topic: str) -> None:
-    large = [Record(bytes([number % 256]) * 900_000, "k") for number in range(120)]
+    large = [Record(bytes([number % 256]) * 900_000, "k") for number in range(45)]
     async with asyncio.TaskGroup() as group:
         publishing = [group.create_task(log.publish(topic, 0, large)) for _ in range(2)]
-    assert [task.result() for task in publishing] == [120, 120]
+    assert [task.result() for task in publishing] == [45, 45]
     found = await everything(log, topic, 0)
     assert [zlib.crc32(record.value) for record in found] == [zlib.crc32(record.value) for record in large * 2]
 
@@ -366,8 +359,8 @@ async def test_marks_show_in_the_tools_of_kafka_until_a_subscription_is_gone(
     await log.unmark("never/marked", topic)
 
 
-async def test_closing_commits_the_last_marks(shared: KafkaServer, admin: AdminClient, topic: str) -> None:
-    async with log_on(shared) as log:
+async def test_closing_commits_the_last_marks(broker: KafkaServer, admin: AdminClient, topic: str) -> None:
+    async with log_on(broker) as log:
         await log.provision(topic, 1)
         await log.mark(topic, topic, 0, 0)
     assert await offsets(admin, topic, topic) == [0]
@@ -379,13 +372,13 @@ async def offsets(admin: AdminClient, group: str, topic: str) -> list[int]:
     return [place.offset for place in found.topic_partitions]
 
 
-async def test_a_broker_alone_is_too_weak_unless_it_writes_through(shared: KafkaServer, topic: str) -> None:
-    async with log_on(shared) as log:
+async def test_a_broker_alone_is_too_weak_unless_it_writes_through(broker: KafkaServer, topic: str) -> None:
+    async with log_on(broker) as log:
         weak = await log.durability()
         assert (weak.process_crash, weak.power_loss) == (True, False)
         for part in ("page cache", "replication factor is 1, it needs 3", "min.insync.replicas is 1, it needs 2"):
             assert part in weak.why_not
-    async with log_on(shared, flush=True) as log:
+    async with log_on(broker, flush=True) as log:
         assert (await log.durability()).power_loss
         await log.provision(topic, 1)
         strong = await log.durability()
@@ -393,8 +386,8 @@ async def test_a_broker_alone_is_too_weak_unless_it_writes_through(shared: Kafka
         assert await log.publish(topic, 0, keyed("k", 1, 2)) == 2
 
 
-async def test_what_a_topic_is_created_with(shared: KafkaServer, admin: AdminClient, topic: str) -> None:
-    async with log_on(shared, keep_seconds=3600.0, largest_record_bytes=5_000_000) as log:
+async def test_what_a_topic_is_created_with(broker: KafkaServer, admin: AdminClient, topic: str) -> None:
+    async with log_on(broker, keep_seconds=3600.0, largest_record_bytes=5_000_000) as log:
         await log.provision(topic, 3)
         assert await log.publish(topic, 0, [Record(bytes(5_000_000), "k" * 1024)]) == 1
     resource = ConfigResource(ResourceType.TOPIC, topic)
@@ -406,8 +399,8 @@ async def test_what_a_topic_is_created_with(shared: KafkaServer, admin: AdminCli
     assert settings["unclean.leader.election.enable"] == "false"
 
 
-async def test_more_copies_than_brokers_is_misconfigured(shared: KafkaServer, topic: str) -> None:
-    async with log_on(shared, replication=3) as log:
+async def test_more_copies_than_brokers_is_misconfigured(broker: KafkaServer, topic: str) -> None:
+    async with log_on(broker, replication=3) as log:
         with pytest.raises(Misconfigured, match="INVALID_REPLICATION_FACTOR"):
             await log.provision(topic, 1)
 
@@ -421,12 +414,12 @@ async def test_a_topic_that_somebody_else_created_is_used_as_it_is(
         await log.provision(f"{topic}-foreign", 4)
 
 
-async def test_credentials_open_the_door_and_wrong_ones_are_not_shown(shared: KafkaServer, topic: str) -> None:
-    async with KafkaTransport(Connection(shared.guarded, "millstream", "a s/cret")) as log:
+async def test_credentials_open_the_door_and_wrong_ones_are_not_shown(broker: KafkaServer, topic: str) -> None:
+    async with KafkaTransport(Connection(broker.guarded, broker.user, broker.password)) as log:
         await log.provision(topic, 1)
         assert await log.publish(topic, 0, keyed("k", 1)) == 1
         assert values(await everything(log, topic, 0)) == ["k:1"]
-    wrong = Connection(shared.guarded, "millstream", "wr0ng")
+    wrong = Connection(broker.guarded, broker.user, "wr0ng")
     assert "wr0ng" not in repr(wrong)
     async with KafkaTransport(wrong, KafkaOptions(wait_seconds=1.0)) as log:
         for call in (log.provision(topic, 1), log.read(topic, 0, 0).next(1), log.publish(topic, 0, keyed("k", 1))):

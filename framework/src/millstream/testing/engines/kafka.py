@@ -35,7 +35,8 @@ ASK_SECONDS = 1.0
 SETTINGS: Mapping[str, str] = {
     "process.roles": "broker,controller",
     "controller.listener.names": "CONTROLLER",
-    "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+    "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,GUARDED:SASL_PLAINTEXT",
+    "sasl.enabled.mechanisms": "PLAIN",
     "inter.broker.listener.name": "PLAINTEXT",
     "auto.create.topics.enable": "false",
     "group.initial.rebalance.delay.ms": "0",
@@ -56,14 +57,14 @@ class KafkaServer(EngineServer):
     """One node, which holds every partition alone.
 
     settings: lines of the broker's configuration beside and above `SETTINGS`. heap_megabytes: of its virtual machine.
-    password: of the user `millstream`, who may then also come in at `guarded`, where nobody else may (SASL/PLAIN).
     """
 
     name = "kafka"
+    user = "millstream"
+    password = "a s/cret"
+    """Who may come in at `guarded`, and nobody else (SASL/PLAIN)."""
 
-    def __init__(
-        self, folder: Path, settings: Mapping[str, str] | None = None, *, heap_megabytes: int = 512, password: str = ""
-    ) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, str] | None = None, *, heap_megabytes: int = 512) -> None:
         super().__init__(folder.resolve())
         self.port = free_port()
         self.controller_port = free_port()
@@ -73,7 +74,6 @@ class KafkaServer(EngineServer):
         self.replication = 1
         self._settings = dict(settings or {})
         self._heap_megabytes = heap_megabytes
-        self._password = password
         self._guarded_port = free_port()
 
     @property
@@ -98,14 +98,16 @@ class KafkaServer(EngineServer):
             **SETTINGS,
             "node.id": str(self.node_id),
             "controller.quorum.voters": self.voters,
-            "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{self.controller_port}",
+            "listeners": f"PLAINTEXT://{self.bootstrap},CONTROLLER://127.0.0.1:{self.controller_port},"
+            f"GUARDED://{self.guarded}",
+            "listener.name.guarded.plain.sasl.jaas.config": "org.apache.kafka.common.security.plain.PlainLoginModule "
+            f'required user_{self.user}="{self.password}";',
             "log.dirs": str(self.folder / "data"),
             "default.replication.factor": str(self.replication),
             "offsets.topic.replication.factor": str(self.replication),
             "transaction.state.log.replication.factor": str(self.replication),
             "transaction.state.log.min.isr": "1",
             "share.coordinator.state.topic.replication.factor": str(self.replication),
-            **(self._guard() if self._password else {}),
             **self._settings,
         }
         self._file.write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
@@ -113,16 +115,6 @@ class KafkaServer(EngineServer):
         done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise EngineUnavailable(f"{self.name} cannot format {self.folder}:\n{done.stdout}{done.stderr}")
-
-    def _guard(self) -> dict[str, str]:
-        module = "org.apache.kafka.common.security.plain.PlainLoginModule"
-        return {
-            "listeners": f"PLAINTEXT://{self.bootstrap},CONTROLLER://127.0.0.1:{self.controller_port},"
-            f"GUARDED://{self.guarded}",
-            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,GUARDED:SASL_PLAINTEXT",
-            "sasl.enabled.mechanisms": "PLAIN",
-            "listener.name.guarded.plain.sasl.jaas.config": f'{module} required user_millstream="{self._password}";',
-        }
 
     def ready(self) -> bool:
         return self.listens() and self.registered() >= 1

@@ -2,13 +2,15 @@
 
 Written in structured mode: the value is the whole event as JSON, the header `content-type` says so, the record's key is the
 message's key in UTF-8, and no key is a null key. Read in both modes: what a foreign producer sent in binary mode, with the
-attributes as headers `ce_…`, becomes structured JSON.
+attributes as headers `ce_…`, becomes structured JSON. A foreign record without a key has its event's subject for one, else its
+`partitionkey`.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
+import msgspec
 from confluent_kafka import Message
 
 from ...binary_mode import STRUCTURED, is_structured, structured
@@ -30,23 +32,39 @@ def encoded_key(key: str | None) -> bytes | None:
 
 
 def to_record(message: Message) -> Record:
-    """What a record of the broker is to a reader of the log."""
+    """What a record of the broker is to a reader of the log. Nothing is judged: what is no event passes as it came."""
     offset, value, key = message.offset() or 0, message.value() or b"", message.key()
     # Foreign keys may be any bytes; ours are text.
     text = None if key is None else key.decode("utf-8", "backslashreplace")
     headers = message.headers()
-    if headers is None or headers == HEADERS:
+    if headers == HEADERS:
         return Record(value, text, offset + 1)
-    named = {name.lower(): raw for name, raw in headers if raw is not None}
+    named = {name.lower(): raw for name, raw in headers or () if raw is not None}
     content_type = _text(named.pop("content-type", None))
     attributes = {
         name.removeprefix(_PREFIX): _text(raw) or "" for name, raw in named.items() if name.startswith(_PREFIX)
     }
     if not attributes or (content_type is not None and is_structured(content_type)):
-        return Record(value, text, offset + 1)
+        return Record(value, _key_in(value) if text is None else text, offset + 1)
     if text is None:
         text = attributes.get("subject", attributes.get("partitionkey"))
     return Record(structured(attributes, value, content_type), text, offset + 1)
+
+
+class _Attributes(msgspec.Struct):
+    subject: str | None = None
+    partitionkey: str | None = None
+
+
+_attributes: Final = msgspec.json.Decoder(_Attributes)
+
+
+def _key_in(value: bytes) -> str | None:
+    try:
+        event = _attributes.decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return event.partitionkey if event.subject is None else event.subject
 
 
 def _text(raw: str | bytes | None) -> str | None:
