@@ -74,6 +74,18 @@ async def test_the_loop_settles_between_two_timers() -> None:
     assert steps == [f"{name}{step}" for name in "ab" for step in range(5)]
 
 
+@pytest.mark.parametrize("steps", [0, 3, 17, 41])
+async def test_what_the_wall_clock_shows_as_reached_has_happened_however_small_the_steps(steps: int) -> None:
+    clock = ManualClock()
+    for _ in range(steps):
+        await clock.advance(0.1)
+    due_us, fired = clock.now_us() + 1_000_000, list[int]()
+    clock.call_later((due_us - clock.now_us()) / 1e6, lambda: fired.append(clock.now_us()))
+    while clock.now_us() < due_us:
+        await clock.advance(0.1)
+    assert fired == [due_us]
+
+
 async def test_a_cancelled_timer_does_not_fire_and_a_cancelled_sleep_leaves_none() -> None:
     clock = ManualClock()
     fired: list[int] = []

@@ -20,6 +20,8 @@ __all__ = ["ManualClock"]
 
 _SETTLE_LIMIT = 10_000
 """Steps of the loop after which something that never waits is taken for a hot loop."""
+_SAME_MOMENT = 5e-7
+"""Seconds by which two moments of one microsecond may differ."""
 _BLIND_STEPS = 100
 """Steps on a loop that does not show what is ready (uvloop)."""
 
@@ -113,9 +115,11 @@ class ManualClock:
         return True
 
     async def _run_until(self, target: float) -> None:
-        while (due := self._next_due()) is not None and due <= target:
+        # The wall clock counts whole microseconds. What it shows as reached is due, though sums of fractions of seconds
+        # made its moment lie a hair beyond.
+        while (due := self._next_due()) is not None and due <= target + _SAME_MOMENT:
             await self._fire_next()
-        self._elapsed = target
+        self._elapsed = max(self._elapsed, target)
 
     def _next_due(self) -> float | None:
         while self._timers and self._timers[0][2].cancelled:
