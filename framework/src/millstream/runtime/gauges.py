@@ -16,7 +16,7 @@ __all__ = ["GaugeSampler"]
 INTERVAL = 5.0
 
 _LANES = """
-SELECT s.name, SUM(l.state IN (0, 4)), SUM(l.state = 1) FROM millstream_lanes l
+SELECT s.name, COUNT(*) FILTER (WHERE l.state IN (0, 4)), COUNT(*) FILTER (WHERE l.state = 1) FROM millstream_lanes l
 JOIN millstream_subscriptions s ON s.id = l.subscription GROUP BY s.name
 """
 _PARKED = """
