@@ -122,7 +122,9 @@ class Relay:
         now = self._clock.monotonic()
         if self._missing and now >= self._look_again:
             self._look_again = now + SWEEP_SECONDS
-            self._missing = {topic for topic in self._missing if await self._transport.partitions(topic) is None}
+            self._missing = {
+                topic for topic in sorted(self._missing) if await self._transport.partitions(topic) is None
+            }
         if not held and not self._missing:
             return await self._store.query(_SELECT, *self._slots, limit)
         marks = ", ".join("?" * len(self._missing))

@@ -21,14 +21,14 @@ class Solo:
         self._under_way = 0
         self._alone = False
         self._wanted_by: Wake | None = None
-        self._waiting: set[Wake] = set()
+        self._waiting: dict[Wake, None] = {}
 
     def enter(self, alone: bool, who: Wake) -> bool:
         """Take a place for a call, if it may begin now; otherwise `who` is woken when that has changed."""
         if self._alone or (alone and self._under_way) or (self._wanted_by not in (None, who) and not alone):
             if alone and self._wanted_by is None:
                 self._wanted_by = who
-            self._waiting.add(who)
+            self._waiting[who] = None
             return False
         self._under_way += 1
         if alone:
@@ -51,6 +51,6 @@ class Solo:
             self._wake()
 
     def _wake(self) -> None:
-        waiting, self._waiting = self._waiting, set()
+        waiting, self._waiting = self._waiting, {}
         for wake in waiting:
             wake.set()

@@ -25,7 +25,7 @@ from ..clock import Clock, SystemClock
 from ..errors import Misconfigured, StoreUnavailable
 from ..ports.instrumentation import Instrumentation, Silent
 from .many import Insert
-from .thread import WorkerThread
+from .thread import Worker, WorkerThread
 
 __all__ = ["OLDEST_LIBRARY", "SqliteFile"]
 
@@ -50,6 +50,7 @@ class SqliteFile:
     """Open with `async with`. Not shared between processes: a second one is refused.
 
     path: the database file. synchronous: `FULL` survives a power cut; anything weaker is for measurements only.
+    worker: makes what runs commits, checkpoints and long reads beside the loop, by name.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class SqliteFile:
         synchronous: str = "FULL",
         instrumentation: Instrumentation | None = None,
         cache_kib: int = 8_192,
+        worker: Callable[[str], Worker] = WorkerThread,
     ) -> None:
         self.path = Path(path)
         self.name = name or self.path.stem
@@ -69,6 +71,7 @@ class SqliteFile:
         self._instrumentation = instrumentation or Silent()
         self._labels = (("store", self.name),)
         self._cache_kib = cache_kib
+        self.worker = worker
         self._waiting: deque[Member] = deque()
         self._running = False
         self._held = False
@@ -107,8 +110,8 @@ class SqliteFile:
             self._unlock()
             raise
         self._loop = asyncio.get_running_loop()
-        self._committer = WorkerThread(f"{self.name}-commit")
-        self._checkpointer = WorkerThread(f"{self.name}-checkpoint")
+        self._committer = self.worker(f"{self.name}-commit")
+        self._checkpointer = self.worker(f"{self.name}-checkpoint")
         self._closed = False
         return self
 

@@ -10,12 +10,22 @@ import asyncio
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
-__all__ = ["WorkerThread"]
+__all__ = ["Worker", "WorkerThread"]
 
 R = TypeVar("R")
 Job = tuple[Callable[[], object], Callable[[object, BaseException | None], object]]
+
+
+class Worker(Protocol):
+    """What runs the commits and other long work of a file, in the order in which it is given."""
+
+    def submit(self, job: Callable[[], object], done: Callable[[object, BaseException | None], object]) -> None: ...
+
+    async def run(self, job: Callable[[], R]) -> R: ...
+
+    async def aclose(self) -> None: ...
 
 
 class WorkerThread:

@@ -23,7 +23,7 @@ from ..ports.transport import Durability
 from ..ports.wake import Wake
 from ..sqlite.file import SqliteFile
 from ..sqlite.many import Insert, insert
-from ..sqlite.thread import WorkerThread
+from ..sqlite.thread import Worker
 
 __all__ = ["SqliteStore", "open_store"]
 
@@ -47,10 +47,10 @@ class SqliteStore:
         self._clock = clock or SystemClock()
         self.file = SqliteFile(path, clock=self._clock, instrumentation=instrumentation, synchronous=synchronous)
         self._signals: dict[str, list[_Signal]] = {}
-        self._notified: set[str] = set()
-        """Channels notified by transactions of the group at hand. A failed group leaves them: a wake-up too many
-        is harmless."""
-        self._scanner: WorkerThread | None = None
+        self._notified: dict[str, None] = {}
+        """Channels notified by transactions of the group at hand, each once and in order. A failed group leaves them: a
+        wake-up too many is harmless."""
+        self._scanner: Worker | None = None
         self._scan_connection: apsw.Connection | None = None
 
     @property
@@ -85,13 +85,13 @@ class SqliteStore:
         for rows, values in appended:
             self.file.append(rows, values)
         if session.channels:
-            self._notified.update(session.channels)
+            self._notified.update(dict.fromkeys(session.channels))
             self.file.after_commit(self._fire)
         return result
 
     def _fire(self) -> None:
         """After a group's commit: wake who waits on what its transactions notified, each channel once."""
-        channels, self._notified = self._notified, set()
+        channels, self._notified = self._notified, {}
         for channel in channels:
             for signal in self._signals.get(channel, ()):
                 signal.set()
@@ -106,7 +106,7 @@ class SqliteStore:
         if self.file.closed:
             raise StoreUnavailable(f"{self.file.path}: closed")
         if self._scanner is None:
-            self._scanner = WorkerThread(f"{self.file.name}-scan")
+            self._scanner = self.file.worker(f"{self.file.name}-scan")
             self._scan_connection = self.file.connect(read_only=True)
         connection = self._scan_connection
         assert connection is not None
