@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import apsw
 from millstream import Event
 from millstream.adoption import tables
 from millstream.message import Message, decode_message
@@ -16,7 +17,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 DATABASE = "shop"
 BUSINESS = "CREATE TABLE orders (id TEXT PRIMARY KEY)"
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 60.0
 
 
 class Placed(Event, topic="orders", key="order"):
@@ -50,9 +51,18 @@ class Database:
                 "TRUNCATE orders, millstream_outbox, millstream_inbox, millstream_held_keys RESTART IDENTITY", DATABASE
             )
         else:
-            connection = apsw.Connection(str(self.file))
-            for sql in (*tables("sqlite"), BUSINESS):
-                connection.execute(sql)
+            with self._sqlite() as connection:
+                for sql in (*tables("sqlite"), BUSINESS):
+                    connection.execute(sql)
+
+    @contextmanager
+    def _sqlite(self) -> Iterator[sqlite3.Connection]:
+        """By the library that the application uses. With two of them in one process, what one closes would take the
+        other's locks away."""
+        connection = sqlite3.connect(self.file, isolation_level=None)
+        try:
+            yield connection
+        finally:
             connection.close()
 
     def alchemy(self, driver: str = "psycopg") -> str:
@@ -62,12 +72,8 @@ class Database:
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
         if self.kind == "postgresql":
             return self.server.execute(sql, DATABASE)
-        connection = apsw.Connection(str(self.file))
-        connection.set_busy_timeout(5_000)
-        try:
+        with self._sqlite() as connection:
             return connection.execute(sql).fetchall()
-        finally:
-            connection.close()
 
     def orders(self) -> list[str]:
         return sorted(row[0] for row in self.rows("SELECT id FROM orders"))

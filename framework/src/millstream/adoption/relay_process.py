@@ -18,7 +18,7 @@ from starlette.applications import Starlette
 from ..clock import Clock, SystemClock
 from ..delivery.relay import Relay
 from ..delivery.supervision import Supervised
-from ..errors import StoreUnavailable
+from ..errors import Misconfigured, StoreUnavailable
 from ..http.documents import Document, document
 from ..ids import SystemEntropy
 from ..message import decode_message, parse_time
@@ -31,7 +31,7 @@ from ..runtime.process import Server, Signals, bind
 from ..runtime.settings import Settings
 from ..telemetry.instrumentation import Telemetry
 from .forgetting import InboxPurge
-from .relay_store import open_relay_store
+from .relay_store import Source, source_of
 
 __all__ = ["RelayOptions", "run_relay"]
 
@@ -70,26 +70,39 @@ class _Process:
         listener = bind(settings.http.host, settings.http.port)
         telemetry = Telemetry.from_environment(_variables(settings))
         telemetry.adopt_logging()
-        settings.data.mkdir(parents=True, exist_ok=True)
-        context = AdapterContext(settings.data, clock, telemetry, settings.transport.retention)
         try:
-            store, shared, name = await open_relay_store(
-                settings.store.url,
-                schema=options.schema,
-                create=options.create_tables,
-                clock=clock,
-                instrumentation=telemetry,
+            source, transport = self._engines(
+                AdapterContext(settings.data, clock, telemetry, settings.transport.retention)
             )
-            try:
-                async with open_transport(settings.transport.url, context) as transport:
-                    await self._prepare(store, transport, telemetry)
-                    await self._serve(name, store, shared, transport, signals, listener, telemetry, clock)
-            finally:
-                await store.__aexit__(None, None, None)
+            settings.data.mkdir(parents=True, exist_ok=True)
+            async with source.opened(create=options.create_tables) as (store, shared), transport:
+                await self._prepare(store, transport, telemetry)
+                await self._serve(source.name, store, shared, transport, signals, listener, telemetry, clock)
         finally:
             listener.close()
             await telemetry.close()
         return 0
+
+    def _engines(self, context: AdapterContext) -> tuple[Source, Transport]:
+        """Both ends, not opened yet. Raises `Misconfigured` with what is wrong with either."""
+        settings, problems = self._settings, list[str]()
+        source = transport = None
+        try:
+            source = source_of(
+                settings.store.url,
+                schema=self._options.schema,
+                clock=context.clock,
+                instrumentation=context.instrumentation,
+            )
+        except Misconfigured as error:
+            problems += error.problems
+        try:
+            transport = open_transport(settings.transport.url, context)
+        except Misconfigured as error:
+            problems += error.problems
+        if source is None or transport is None:
+            raise Misconfigured(problems)
+        return source, transport
 
     async def _prepare(self, store: Store, transport: Transport, telemetry: Telemetry) -> None:
         for topic in self._options.topics:

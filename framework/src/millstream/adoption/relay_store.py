@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, final
 
 import msgspec
 
 from ..clock import Clock
-from ..errors import MillstreamError, Misconfigured
+from ..errors import BadStatement, Misconfigured
 from ..ports.instrumentation import Instrumentation
 from ..ports.store import Signal, Store
+from ..postgresql.connection import NO_PARAMETERS
+from ..postgresql.database import Database, database_of
+from ..postgresql.pool import run
+from ..runtime.migrations import migrate
+from ..stores.postgresql import PostgresqlStore
+from .bell import Bell
 from .shared_file import SharedSqliteFile
 from .statements import Place
 
-__all__ = ["RelayStore", "open_relay_store"]
+__all__ = ["RelayStore", "Source", "source_of"]
 
 NEEDED = ("millstream_outbox", "millstream_held_keys", "millstream_inbox")
 CONNECTIONS = 2
@@ -37,93 +44,87 @@ class RelayStore:
         return getattr(self._store, name)
 
 
-async def open_relay_store(
-    url: str, *, schema: str | None, create: bool, clock: Clock, instrumentation: Instrumentation
-) -> tuple[Store, Store, str]:
+@final
+class Source:
+    """An application's database, not opened yet. `name` is its name in metrics."""
+
+    def __init__(self, store: Any, shared: Any, name: str, shown: str) -> None:
+        self._store = store
+        self._shared = shared
+        self._shown = shown
+        self.name = name
+
+    @asynccontextmanager
+    async def opened(self, *, create: bool) -> AsyncGenerator[tuple[Store, Store]]:
+        """The store, and what the kernel's relay takes for it. create: make the tables that are missing.
+
+        Raises:
+            Misconfigured: the database or its tables are missing. StoreUnavailable: it is away.
+        """
+        store = self._store
+        if isinstance(store, PostgresqlStore) and not create:
+            await self._check_clock(store.database)  # to open the store would make what is missing
+        async with store:
+            if create:
+                await migrate(store, "", None)
+            await self._check_tables()
+            yield store, self._shared
+
+    async def _check_clock(self, database: Database) -> None:
+        connection = await database.reader()
+        try:
+            (found,) = await run(connection, ((b"SELECT to_regprocedure('millstream_now()') IS NULL", NO_PARAMETERS),))
+            if connection.rows(found)[0][0]:
+                raise self._missing(NEEDED)
+        finally:
+            connection.close()
+
+    async def _check_tables(self) -> None:
+        missing: list[str] = []
+        for table in NEEDED:
+            try:
+                await self._store.query(f"SELECT 1 FROM {table} LIMIT 1")  # noqa: S608 - our own names
+            except BadStatement as error:
+                if table not in str(error):
+                    raise
+                missing.append(table)
+        if missing:
+            raise self._missing(missing)
+
+    def _missing(self, names: Sequence[str]) -> Misconfigured:
+        dialect = self._store.capabilities.dialect
+        elsewhere = "; if they are in another schema, name it with --schema" if dialect == "postgresql" else ""
+        return Misconfigured(
+            f"{self._shown} has no {', '.join(names)}: run `millstream relay … --create-tables` once, or put what "
+            f"`millstream relay --print-tables {dialect}` prints into a migration of the application{elsewhere}"
+        )
+
+
+def source_of(url: str, *, schema: str | None, clock: Clock, instrumentation: Instrumentation) -> Source:
     """An application's database by its URL: `postgresql://user@host/database` or `sqlite:///path/to/file.db`.
 
-    Returns the store, opened; what the relay takes for it; and a name for metrics.
-
     Raises:
-        Misconfigured: the URL is none of these, the database or its tables are missing (and `create` is not set).
-        StoreUnavailable: the database is away.
+        Misconfigured: the URL is none of these; lists every problem.
     """
     scheme = url.partition(":")[0]
     if scheme == "sqlite":
         path = Path(url.removeprefix("sqlite://"))
-        if not url.startswith("sqlite:///") or schema is not None:
+        if not url.startswith("sqlite:///") or not path.name or schema is not None:
             raise Misconfigured(
                 f"--store {url}: name the application's file, as in sqlite:///path/to/app.db, without a schema"
             )
-        store: Any = SharedSqliteFile(path, clock=clock)
-        shared, name = store, path.stem
-    elif scheme in ("postgresql", "postgres"):
-        store, shared, name = await _postgresql(url, schema, create, clock, instrumentation)
-    else:
-        raise Misconfigured(f"--store {scheme}: an outbox is relayed from postgresql://…/database or sqlite:///file")
-    await store.__aenter__()
-    try:
-        await _check_tables(store, create)
-    except BaseException:
-        await store.__aexit__(None, None, None)
-        raise
-    return store, shared, name
-
-
-async def _postgresql(
-    url: str, schema: str | None, create: bool, clock: Clock, instrumentation: Instrumentation
-) -> tuple[Any, Any, str]:
-    from ..postgresql.database import database_of
-    from ..stores.postgresql import PostgresqlStore
-    from .bell import Bell
-
+        file = SharedSqliteFile(path, clock=clock)
+        return Source(file, file, path.stem, str(path))
+    if scheme not in ("postgresql", "postgres"):
+        raise Misconfigured(
+            f"--store {scheme}: an outbox is relayed from postgresql://…/database or sqlite:///path/to/file"
+        )
     place = Place(schema)
     database = database_of(url, "relay")
     if database.schema is None:
         raise Misconfigured(f"--store {database.shown}: name the application's database, as in postgresql://host/app")
     # Without a schema the tables are where the role's search path finds them, as for the application.
     database = msgspec.structs.replace(database, schema=schema, connections=CONNECTIONS)
-    if not create:
-        connection = await database.reader()  # opening the store would make what is missing
-        try:
-            await _check_clock(connection, database.shown)
-        finally:
-            connection.close()
     store = PostgresqlStore(database, clock=clock, instrumentation=instrumentation)
     shared = RelayStore(store, lambda inner: Bell(inner, database, place, instrumentation))
-    return store, shared, database.schema or database.name
-
-
-async def _check_clock(connection: Any, shown: str) -> None:
-    from ..postgresql.connection import NO_PARAMETERS
-    from ..postgresql.pool import run
-
-    (found,) = await run(connection, ((b"SELECT to_regprocedure('millstream_now()') IS NULL", NO_PARAMETERS),))
-    if connection.rows(found)[0][0]:
-        raise _missing(shown, ["millstream_now()"])
-
-
-async def _check_tables(store: Any, create: bool) -> None:
-    if create:
-        from ..runtime.migrations import migrate
-
-        await migrate(store, "", None)
-    missing: list[str] = []
-    for table in NEEDED:
-        try:
-            await store.query(f"SELECT 1 FROM {table} LIMIT 1")  # noqa: S608 - our own names
-        except MillstreamError as error:
-            if table not in str(error):
-                raise
-            missing.append(table)
-    if missing:
-        shown = store.path if isinstance(store, SharedSqliteFile) else store.database.shown
-        raise _missing(str(shown), missing)
-
-
-def _missing(shown: str, names: list[str]) -> Misconfigured:
-    return Misconfigured(
-        f"{shown} has no {', '.join(names)}: run `millstream relay … --create-tables` once, or put "
-        "`millstream relay --print-tables postgresql` (or sqlite) into a migration of the application. If they are in "
-        "another schema of PostgreSQL, name it with --schema"
-    )
+    return Source(store, shared, schema or database.name, database.shown)
