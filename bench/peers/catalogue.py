@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from .database import Tables
 from .processes import ROOT
 from .row import Row
+from .workload import IN_FLIGHT, POOL, REDELIVERY_SECONDS
 
 __all__ = ["PYTHON", "ROWS", "WATERMILL", "chosen"]
 
@@ -101,7 +102,7 @@ def _bare() -> list[Row]:
             relay="producer",
             relayed="SELECT coalesce((SELECT min(id) FROM outbox) - 1, $events)",
             fill="fill",
-            redelivery_seconds=30.0,
+            redelivery_seconds=REDELIVERY_SECONDS,
         ),
     ]
 
@@ -116,10 +117,10 @@ def _peers() -> list[Row]:
             guarantee="tx",
             order=False,
             once=False,
-            settings="durable tables; batches of 50, 50 at once; jobs of a dead worker come back after 30 s",
+            settings="durable tables; batches of 50, 50 at once; jobs of a dead worker come back after 10 s",
             program=_python("pgqueuer_tx"),
             provisions=True,
-            redelivery_seconds=30.0,
+            redelivery_seconds=REDELIVERY_SECONDS,
         ),
         Row(
             name="pgqueuer-100",
@@ -135,19 +136,6 @@ def _peers() -> list[Row]:
             per_tx=100,
             kills=False,
             environment={"PEER_BATCH": "500"},
-        ),
-        Row(
-            name="faststream-nats",
-            group="faststream",
-            shown="FastStream NATS",
-            engines=("postgresql", "nats"),
-            guarantee="dual",
-            order=False,
-            once=False,
-            settings="JetStream, sync_interval always; durable pull consumer, manual ack, 50 workers",
-            program=_python("faststream_nats"),
-            provisions=True,
-            redelivery_seconds=30.0,
         ),
         Row(
             name="watermill-sql",
@@ -175,7 +163,7 @@ def _peers() -> list[Row]:
                 provisions=True,
                 relay="process",
                 relayed="SELECT max(offset_acked) FROM watermill_offsets_outbox",
-                redelivery_seconds=30.0 if engine == "nats" else 0.0,
+                redelivery_seconds=REDELIVERY_SECONDS if engine == "nats" else 0.0,
             )
             for engine, shown, settings in (
                 ("nats", "NATS", "JetStream, sync_interval always, message ids, durable push consumer, explicit ack"),
@@ -185,10 +173,140 @@ def _peers() -> list[Row]:
     ]
 
 
+def _more_on_postgresql() -> list[Row]:
+    return [
+        *(
+            Row(
+                name="procrastinate" + ("-lock" if lock else ""),
+                group="procrastinate",
+                shown="Procrastinate" + (", lock per key" if lock else ""),
+                engines=("postgresql",),
+                guarantee="tx",
+                order=bool(lock),
+                once=False,
+                settings=f"{IN_FLIGHT} at once; stalled jobs are retried after 10 s" + lock,
+                program=_python("procrastinate_tx"),
+                provisions=True,
+                kill_events=3_000,
+                redelivery_seconds=REDELIVERY_SECONDS + 5.0,
+                environment={"PEER_LOCK": "yes"} if lock else {},
+            )
+            for lock in ("", "; each job takes its event's key as lock")
+        ),
+        Row(
+            name="dbos",
+            group="dbos",
+            shown="DBOS",
+            engines=("postgresql",),
+            guarantee="tx",
+            order=False,
+            once=True,
+            settings=f"enqueue_in_transaction; {IN_FLIGHT} workflows at once, queue polled every 20 ms; the effect in a datasource's transaction",
+            program=_python("dbos_tx"),
+            provisions=True,
+            kill_events=1_500,
+        ),
+    ]
+
+
+def _faststream() -> list[Row]:
+    rows = (
+        ("nats", "NATS", "JetStream, sync_interval always; durable pull consumer", {}),
+        ("kafka", "Kafka", "acks all, idempotent producer; consumer group, commits after the handler", {}),
+        (
+            "kafka-500",
+            "Kafka, batches",
+            "the same; a handler call and a transaction for up to 500 events",
+            {"PEER_BATCH": "500"},
+        ),
+        ("rabbitmq", "RabbitMQ", "quorum queue, publisher confirms, prefetch", {}),
+        ("redis", "Redis", "Streams, appendfsync always; consumer group, a second subscriber claims after 10 s", {}),
+    )
+    return [
+        Row(
+            name=f"faststream-{name}",
+            group="faststream",
+            shown=f"FastStream {shown}",
+            engines=("postgresql", name.partition("-")[0]),
+            guarantee="dual",
+            order=name.startswith("kafka"),
+            once=False,
+            settings=settings + ("" if environment else f"; {IN_FLIGHT} handlers at once"),
+            program=_python("faststream_" + name.partition("-")[0]),
+            provisions=True,
+            kill_events=3_000 if name == "kafka" else 5_000,
+            redelivery_seconds=REDELIVERY_SECONDS if name in {"nats", "redis"} else 0.0,
+            environment=environment,
+        )
+        for name, shown, settings, environment in rows
+    ]
+
+
+def _task_queues() -> list[Row]:
+    celery = [str(PYTHON), "-m", "celery", "--app", "bench.peers.programs.celery_app", "worker"]
+    celery += ["--concurrency", "8", "--loglevel", "WARNING", "--without-gossip", "--without-mingle"]
+    dramatiq = [
+        str(PYTHON),
+        "-m",
+        "dramatiq",
+        "bench.peers.programs.dramatiq_app",
+        "--processes",
+        "1",
+        "--threads",
+        str(POOL),
+    ]
+    taskiq = [str(PYTHON), "-m", "taskiq", "worker", "bench.peers.programs.taskiq_app:broker", "--workers", "1"]
+    taskiq += ["--ack-type", "when_executed", "--max-async-tasks", str(IN_FLIGHT), "--max-prefetch", str(IN_FLIGHT)]
+    taskiq += ["--log-level", "WARNING"]
+    rows = (
+        (
+            "celery",
+            "rabbitmq",
+            "quorum queue, confirms; acks_late, reject_on_worker_lost; 8 processes, prefetch 4 each",
+            celery,
+        ),
+        ("dramatiq", "rabbitmq", f"durable classic queue (it has no other), confirms; {POOL} threads", dramatiq),
+        ("dramatiq", "redis", f"appendfsync always; heartbeat_timeout 10 s; {POOL} threads", dramatiq),
+        (
+            "taskiq",
+            "nats",
+            f"JetStream, sync_interval always; pull consumer; acked when executed; {IN_FLIGHT} at once",
+            taskiq,
+        ),
+        (
+            "taskiq",
+            "redis",
+            f"Streams, appendfsync always; acked when executed; idle_timeout 10 s; {IN_FLIGHT} at once",
+            taskiq,
+        ),
+    )
+    shown = {"rabbitmq": "RabbitMQ", "redis": "Redis", "nats": "NATS"}
+    return [
+        Row(
+            name=f"{peer}-{engine}",
+            group=peer,
+            shown=f"{peer.capitalize()} {shown[engine]}",
+            engines=("postgresql", engine),
+            guarantee="dual",
+            order=False,
+            once=False,
+            settings=settings,
+            program=_python(f"{peer}_app"),
+            work=worker,
+            redelivery_seconds=0.0 if engine == "rabbitmq" else REDELIVERY_SECONDS,
+            environment={"PEER_BROKER": engine},
+        )
+        for peer, engine, settings, worker in rows
+    ]
+
+
 ROWS: tuple[Row, ...] = (
     *_millstream("nats", "kafka", "postgresql"),
     *_bare(),
     *_peers(),
+    *_faststream(),
+    *_more_on_postgresql(),
+    *_task_queues(),
     *_millstream("rabbitmq", "redis"),
 )
 

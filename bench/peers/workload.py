@@ -22,7 +22,9 @@ __all__ = [
     "EFFECT",
     "IN_FLIGHT",
     "KEYS",
+    "PARTITIONS",
     "POOL",
+    "REDELIVERY_SECONDS",
     "Produced",
     "Task",
     "body",
@@ -42,6 +44,9 @@ IN_FLIGHT = 50
 suggest for work that waits for a database."""
 POOL = 16
 """Connections to PostgreSQL of one process: on two cores more of them gain nothing."""
+REDELIVERY_SECONDS = 10
+"""How long an engine or a peer waits for a worker that has gone silent, where that can be set: defaults go up to an hour."""
+PARTITIONS = 8
 SPREAD = KEYS - 200
 """Events under way at once stay below the number of keys: the order of a key is then the order of its numbers."""
 

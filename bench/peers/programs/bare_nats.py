@@ -14,7 +14,7 @@ import nats
 from nats.errors import TimeoutError as NothingThere
 from nats.js.api import ConsumerConfig, StorageType, StreamConfig
 
-from ..workload import BUSINESS, POOL, Task, body, engine, key_of, loop_run, main, produce, topic
+from ..workload import BUSINESS, POOL, REDELIVERY_SECONDS, Task, body, engine, key_of, loop_run, main, produce, topic
 
 BATCH = 500
 IDLE_SECONDS = 0.001
@@ -87,7 +87,10 @@ async def _work() -> None:
     client = await nats.connect(engine("nats").partition("?")[0])
     js = client.jetstream()
     consumer = await js.pull_subscribe(
-        f"{topic()}.>", durable="worker", stream=topic(), config=ConsumerConfig(ack_wait=30, max_ack_pending=10 * BATCH)
+        f"{topic()}.>",
+        durable="worker",
+        stream=topic(),
+        config=ConsumerConfig(ack_wait=REDELIVERY_SECONDS, max_ack_pending=10 * BATCH),
     )
     while True:
         try:

@@ -10,9 +10,9 @@ import logging
 import nats
 from faststream import AckPolicy, FastStream
 from faststream.nats import JStream, NatsBroker, PullSub
-from nats.js.api import StorageType, StreamConfig
+from nats.js.api import ConsumerConfig, StorageType, StreamConfig
 
-from ..workload import IN_FLIGHT, Task, body, engine, loop_run, main, topic
+from ..workload import IN_FLIGHT, REDELIVERY_SECONDS, Task, body, engine, loop_run, main, topic
 from .rows import open_pool, produce_dual, write_effect
 
 SUBJECT = f"{topic()}.event"
@@ -43,6 +43,7 @@ async def _work() -> None:
         SUBJECT,
         stream=JStream(topic(), declare=False),
         durable="worker",
+        config=ConsumerConfig(ack_wait=REDELIVERY_SECONDS),
         pull_sub=PullSub(batch_size=IN_FLIGHT),
         max_workers=IN_FLIGHT,
         ack_policy=AckPolicy.NACK_ON_ERROR,

@@ -8,11 +8,24 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from datetime import timedelta
 
 import asyncpg
 from pgqueuer import Job, PgQueuer, Queries
 
-from ..workload import BUSINESS, EFFECT, IN_FLIGHT, Task, body, engine, key_of, loop_run, main, produce
+from ..workload import (
+    BUSINESS,
+    EFFECT,
+    IN_FLIGHT,
+    REDELIVERY_SECONDS,
+    Task,
+    body,
+    engine,
+    key_of,
+    loop_run,
+    main,
+    produce,
+)
 from .rows import open_pool
 
 BATCH = int(os.environ.get("PEER_BATCH", str(IN_FLIGHT)))
@@ -51,7 +64,9 @@ async def _work() -> None:
         event = json.loads(job.payload or b"")
         await pool.execute(EFFECT, event["key"], event["n"])
 
-    await app.run(batch_size=BATCH, max_concurrent_tasks=2 * BATCH)
+    await app.run(
+        batch_size=BATCH, max_concurrent_tasks=2 * BATCH, heartbeat_timeout=timedelta(seconds=REDELIVERY_SECONDS)
+    )
 
 
 if __name__ == "__main__":

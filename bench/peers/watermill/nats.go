@@ -37,7 +37,7 @@ var onNats = variant{
 		return wmnats.NewSubscriber(wmnats.SubscriberConfig{
 			URL:              natsURL(),
 			QueueGroupPrefix: "worker",
-			AckWaitTimeout:   30 * time.Second,
+			AckWaitTimeout:   10 * time.Second,
 			JetStream: wmnats.JetStreamConfig{
 				DurablePrefix:    "worker",
 				SubscribeOptions: []nats.SubOpt{nats.DeliverAll(), nats.AckExplicit()},
