@@ -68,7 +68,8 @@ class PositionRow(msgspec.Struct, frozen=True):
     dead_letters: int
     effect: bool = False
     latest: int | None = None
-    """The log's last position; filled in by the admin API, which knows the log. Lag is `latest - position`."""
+    """The log's last position, or this one when nothing is left to read; filled in by the admin API, which knows the log.
+    Lag is `latest - position`."""
 
 
 class DeadLetterFilter(msgspec.Struct, frozen=True):

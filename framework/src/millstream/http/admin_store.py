@@ -18,6 +18,7 @@ from ..delivery.operations_api import (
     Operations,
     PositionRow,
 )
+from ..ports.transport import Bounds
 from .admin_system import AdminSystem, Endpoint, body_of, operations_of, query_of, reply, seconds_ago
 from .problems import Problem
 
@@ -92,10 +93,14 @@ async def _lanes(system: AdminSystem, request: Request) -> Response:
                 subscription=query.subscription, key=query.key, state=query.state, limit=left
             )
         positions += await operations.positions(subscription=query.subscription)
-    latest: dict[tuple[str, int], int] = {}
+    bounds: dict[tuple[str, int], Bounds] = {}
     for place in sorted({(row.topic, row.partition) for row in positions}):
-        latest[place] = (await system.transport.bounds(*place)).latest
-    with_latest = [msgspec.structs.replace(row, latest=latest[row.topic, row.partition]) for row in positions]
+        bounds[place] = await system.transport.bounds(*place)
+    with_latest: list[PositionRow] = []
+    for row in positions:
+        ends = bounds[row.topic, row.partition]
+        latest = ends.latest if ends.lag(row.position) else row.position
+        with_latest.append(msgspec.structs.replace(row, latest=latest))
     return reply({"lanes": lanes, "positions": with_latest})
 
 

@@ -52,6 +52,11 @@ class Bounds(msgspec.Struct, frozen=True):
     earliest: int
     latest: int
 
+    def lag(self, position: int) -> int:
+        """How many positions somebody who has read up to `position` is behind: 0 when nothing is left to read, also at
+        the beginning of a partition whose positions begin above it."""
+        return max(0, self.latest - max(position, self.earliest))
+
 
 class Reader(Protocol):
     """Reads one partition forward. Not shared between tasks."""

@@ -86,8 +86,8 @@ class GaugeSampler:
         dead = {**subscriptions, **{row[0]: row[1] for row in await scan(_DEAD)}}
         lag = dict(subscriptions)
         for subscription, topic, partition, position in await scan(_POSITIONS):
-            end = (await self._transport.bounds(topic, partition)).latest
-            lag[subscription] = lag.get(subscription, 0) + max(0, end - position)
+            bounds = await self._transport.bounds(topic, partition)
+            lag[subscription] = lag.get(subscription, 0) + bounds.lag(position)
         for metric, values in (
             ("millstream_lanes_waiting", waiting),
             ("millstream_lanes_held", held),

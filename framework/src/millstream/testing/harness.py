@@ -34,7 +34,7 @@ from ..http.auth import Identity
 from ..message import Message, decode_message, encode_message, event_type, format_time, partition_of
 from ..message import Record as LogRecord
 from ..ports.intake import ForeignMessage
-from ..ports.store import Row
+from ..ports.store import Row, Store
 from ..runtime.runtime import Composition, Runtime
 from ..service.service import Service
 from ..stores.sqlite import SqliteStore
@@ -96,8 +96,7 @@ class Harness:
     async def __aenter__(self) -> Self:
         data = self._data or Path(self._stack.enter_context(TemporaryDirectory(prefix="millstream-")))
         composition = Composition(
-            # A power cut does not happen in a plain test, and not waiting for the disk makes it fast.
-            open_store=lambda name: SqliteStore(data / f"{name}.db", clock=self.clock, synchronous="OFF"),
+            open_store=lambda name: self._open_store(name, data),
             transport=self.transport,
             data=data,
             clock=self.clock,
@@ -119,10 +118,19 @@ class Harness:
             ids=self.runtime.ids,
             instrumentation=composition.instrumentation,
         )
-        files = [store.file for b in bound if isinstance(store := b.store, SqliteStore)]
-        self.clock.busy = lambda: any(file.busy for file in files)
+        stores = [b.store for b in bound]
+        self.clock.busy = lambda: any(self._busy(store) for store in stores)
         await self._until(lambda: self.runtime.ready, "the workers did not start")
         return self
+
+    def _open_store(self, name: str, data: Path) -> Store:
+        """The store of a service, on the clock in hand."""
+        # A power cut does not happen in a plain test, and not waiting for the disk makes it fast.
+        return SqliteStore(data / f"{name}.db", clock=self.clock, synchronous="OFF")
+
+    def _busy(self, store: Store) -> bool:
+        """Whether a store is at work beside the loop."""
+        return isinstance(store, SqliteStore) and store.file.busy
 
     async def _run(self, composition: Composition) -> Runtime:
         """Start the services on this composition."""
@@ -274,9 +282,11 @@ class Harness:
                 "SELECT s.name, s.topic, c.partition, c.position FROM millstream_claims c "
                 "JOIN millstream_subscriptions s ON s.id = c.subscription"
             ):
-                end = (await self.transport.bounds(topic, partition)).latest
-                if position < end:
-                    found.append(f"{name}/{subscription}: partition {partition} stands at {position} of {end}")
+                bounds = await self.transport.bounds(topic, partition)
+                if bounds.lag(position):
+                    found.append(
+                        f"{name}/{subscription}: partition {partition} stands at {position} of {bounds.latest}"
+                    )
             checks = {
                 "outbox rows": "SELECT COUNT(*) FROM millstream_outbox o WHERE NOT EXISTS (SELECT 1 FROM "
                 "millstream_held_keys h WHERE h.topic = o.topic AND (h.key = o.key OR h.row_id = o.id))",
