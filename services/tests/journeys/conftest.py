@@ -1,9 +1,15 @@
-"""The payments path on the real kernel, and what tests of it ask for again and again."""
+"""The payments path on the real kernel, and what tests of it ask for again and again.
+
+Every journey runs in one runtime and split, on SQLite and a log in memory. Those marked `everywhere` run on real engines,
+too: each log with each store and in each shape, pair by pair. With `MILLSTREAM_PROOF=1`, as `make proof` says, all of them
+run on every combination.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +22,7 @@ from millstream_services.payments.simulated.courier import Courier
 from millstream_services.payments.simulated.provider import SimulatedProvider
 from millstream_services.payments_path import all as services
 
-from .split_harness import SplitHarness
+from .engines import DEFAULTS, EVERY_PAIR, PAIRWISE, Engines, OnEngines, System, harness
 
 OPERATOR = ("operator",)
 STEP = 0.1
@@ -40,6 +46,8 @@ class Shop:
     async def until(self, condition: Callable[[], Awaitable[bool]], limit: float = 60.0) -> None:
         """Let time pass in small steps until something holds; at most `limit` seconds of the harness's clock."""
         for _ in range(round(limit / STEP)):
+            if isinstance(self.ms, OnEngines):
+                await self.ms.at_rest()
             await asyncio.sleep(0.002)
             if await condition():
                 return
@@ -118,30 +126,50 @@ def new_order(method: str | None = "sim_ok", total: int = 350) -> dict[str, Any]
     return order if method is None else {**order, "payment": {"method": method}}
 
 
-@pytest.fixture(params=[Harness, SplitHarness], ids=["single", "split"])
-def shape(request: pytest.FixtureRequest) -> type[Harness]:
-    """All services in one runtime, or each in its own with gRPC between them: the same journeys either way."""
-    return request.param
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "everywhere: a journey that runs on real engines, too")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "system" in metafunc.fixturenames:
+        on_engines: tuple[System, ...] = ()
+        if os.environ.get("MILLSTREAM_PROOF"):
+            on_engines = EVERY_PAIR
+        elif metafunc.definition.get_closest_marker("everywhere") is not None:
+            on_engines = PAIRWISE
+        metafunc.parametrize("system", [*DEFAULTS, *on_engines], ids=str)
+
+
+@pytest.fixture(scope="session")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
+    """Real servers, started when a test first asks for them."""
+    made = Engines(tmp_path_factory.mktemp("engines"))
+    try:
+        yield made
+    finally:
+        made.close()
 
 
 @pytest.fixture
-async def shop(shape: type[Harness], tmp_path: Path) -> AsyncIterator[Shop]:
-    async with shape(*services, data=tmp_path, subject="ann") as ms:
+async def shop(system: System, engines: Engines, tmp_path: Path) -> AsyncIterator[Shop]:
+    async with harness(system, engines, engines.name(), *services, data=tmp_path, subject="ann") as ms:
         yield Shop(ms)
 
 
 @pytest.fixture
-def start(shape: type[Harness], tmp_path: Path) -> Callable[..., Harness]:
-    """Makes a harness on this test's folder: a second one is a restart, with the same log and a later clock."""
+def start(system: System, engines: Engines, tmp_path: Path) -> Callable[..., Harness]:
+    """Makes a harness on this test's data: a second one is a restart, with the same log and a later clock."""
     made: list[Harness] = []
+    place = engines.name()
 
     def make(**options: Any) -> Harness:
         options.setdefault("subject", "ann")
-        harness = shape(*services, data=tmp_path, **options)
+        again = harness(system, engines, place, *services, data=tmp_path, **options)
         if made:
-            harness.transport = made[-1].transport
-            harness.clock = ManualClock(made[-1].clock.now_us())
-        made.append(harness)
-        return harness
+            if not isinstance(again, OnEngines):  # a log in memory is the object itself
+                again.transport = made[-1].transport
+            again.clock = ManualClock(made[-1].clock.now_us())
+        made.append(again)
+        return again
 
     return make

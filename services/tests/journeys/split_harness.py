@@ -42,13 +42,17 @@ class SplitHarness(Harness):
             }
             channel = GrpcChannel(others, TRUST, self.clock, composition.entropy, composition.instrumentation)
             stack.push_async_callback(channel.aclose)
-            own = replace(composition, transport=cast(Any, _Shared(composition.transport)), remote=channel)
+            own = replace(composition, transport=self._log_of(composition), remote=channel)
             runtime = await stack.enter_async_context(Runtime([service], own))
             server = GrpcServer(runtime.dispatcher, TRUST, _nobody, self.clock)
             await server.start("127.0.0.1", ports[service.name])
             stack.push_async_callback(server.close, 0)
             runtimes.append(runtime)
         return cast(Runtime, _All(runtimes))
+
+    def _log_of(self, composition: Composition) -> Any:
+        """The log as one of the runtimes has it."""
+        return _Shared(composition.transport)
 
 
 class _All(SimpleNamespace):

@@ -11,6 +11,7 @@ from millstream.message import Record
 from .conftest import OPERATOR, Shop, new_order
 
 
+@pytest.mark.everywhere
 async def test_an_order_is_paid_booked_and_told_of(shop: Shop) -> None:
     answer = await shop.ms.call("POST", "/orders", new_order(), key="k1")
     placed = answer.json()

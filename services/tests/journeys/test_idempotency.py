@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import pytest
 from millstream.testing.harness import Harness
 
 from .conftest import Shop, new_order
@@ -59,6 +60,7 @@ async def test_a_write_without_a_key_is_refused(shop: Shop) -> None:
         assert (answer.status, answer.json()["type"]) == (400, "/problems/idempotency-key-missing"), path
 
 
+@pytest.mark.everywhere
 async def test_concurrent_payments_of_one_order_charge_it_once(shop: Shop) -> None:
     order_id = await shop.place(method=None)
     body = {"order_id": order_id, "method": "sim_ok"}

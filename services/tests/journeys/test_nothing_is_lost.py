@@ -14,6 +14,7 @@ from millstream.message import Record
 from .conftest import Shop, new_order
 
 
+@pytest.mark.everywhere
 async def test_orders_accepted_while_the_log_is_away_are_paid_when_it_is_back(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:

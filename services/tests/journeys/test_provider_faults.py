@@ -12,6 +12,7 @@ from millstream_services.payments.provider import Charge, Charged
 from .conftest import Shop
 
 
+@pytest.mark.everywhere
 async def test_a_declined_payment_fails_the_order_and_another_one_brings_it_back(shop: Shop) -> None:
     order_id = await shop.place("sim_declined")
     await shop.ms.quiet()
@@ -85,6 +86,7 @@ async def test_a_late_settlement_arrives_by_webhook(shop: Shop) -> None:
     await shop.clean()
 
 
+@pytest.mark.everywhere
 async def test_webhooks_that_come_twice_and_in_the_wrong_order_settle_a_payment_once(shop: Shop) -> None:
     order_id = await shop.place("sim_twice")
     await shop.ms.quiet()
