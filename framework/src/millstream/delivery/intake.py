@@ -5,8 +5,11 @@
 A crash in between brings the messages again. A message with an identity then gets the same id again and every inbox drops
 the copy; one without an identity is taken for a new one, which is all that anybody could know.
 
-No user code runs here, so nothing can get stuck: what does not fit the event goes to the log as it came, and becomes a
-dead letter of whoever subscribes (rule C7), with its bytes, to be edited and redriven.
+While the store is away what was read is kept in hand, and the queue is not told: giving it back would count as a failed
+delivery on every engine, and some of them drop a message after a few of those.
+
+No message can stop those behind it: what does not fit the event goes to the log as it came, and becomes a dead letter of
+whoever subscribes (rule C7), with its bytes, to be edited and redriven.
 """
 
 from __future__ import annotations
@@ -14,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 
 import msgspec
 
@@ -33,7 +35,11 @@ from .outbox import write_rows
 __all__ = ["Intake", "accept", "record_of"]
 
 BATCH = 200
+"""Messages of one transaction. Few, because a message of somebody else may be large."""
 _AWAY = Retry(first="200ms", cap="10s")
+
+_Row = tuple[str, str | None, bytes]
+"""Topic, key and value of an outbox row."""
 
 
 class Intake:
@@ -78,17 +84,13 @@ class Intake:
                     while not self._stopping:
                         await self._round(source)
                         failures = 0
-            except (TransportUnavailable, StoreUnavailable, Misconfigured) as error:
+            except (TransportUnavailable, Misconfigured) as error:
                 # A queue that does not exist yet may be made by its owner at any time: not worth stopping the service.
                 failures += 1
-                delay = _AWAY.delay(failures, self._entropy.random())
-                self._instrumentation.log(
-                    "warning", "intake_waits", intake=self._name, error=str(error), delay_s=round(delay, 3)
-                )
-                await self._pause.wait(delay)
+                await self._wait(failures, error)
 
     def stop(self) -> None:
-        """Take nothing new; what is in hand is accepted and acknowledged first."""
+        """Take nothing new; what is in hand is accepted and acknowledged first, if the store is there."""
         self._stopping = True
         self._pause.set()
         if self._reading is not None:
@@ -96,10 +98,35 @@ class Intake:
 
     async def _round(self, source: IntakeSource) -> None:
         messages = await self._next(source)
-        if messages:
-            await accept(self._store, messages, self._event, self._source_name, self._ids, self._clock.now_us())
+        if not messages:
+            return
+        # Once for all tries: where nobody knows whether a commit counted, the next one repeats these ids.
+        now_us = self._clock.now_us()
+        rows = [record_of(message, self._event, self._source_name, self._ids, now_us) for message in messages]
+        if await self._write(rows):
             await source.acknowledge()
-            self._instrumentation.count("millstream_intake_accepted_total", self._labels, len(messages))
+            self._instrumentation.count("millstream_intake_accepted_total", self._labels, len(rows))
+
+    async def _write(self, rows: list[_Row]) -> bool:
+        """Make them durable, however long the store is away; False when stopped meanwhile."""
+        failures = 0
+        while True:
+            try:
+                await _write(self._store, rows)
+            except StoreUnavailable as error:
+                if self._stopping:
+                    return False
+                failures += 1
+                await self._wait(failures, error)
+            else:
+                return True
+
+    async def _wait(self, failures: int, error: Exception) -> None:
+        delay = _AWAY.delay(failures, self._entropy.random())
+        self._instrumentation.log(
+            "warning", "intake_waits", intake=self._name, error=str(error), delay_s=round(delay, 3)
+        )
+        await self._pause.wait(delay)
 
     async def _next(self, source: IntakeSource) -> Sequence[ForeignMessage]:
         """The next messages; none once stopped."""
@@ -126,57 +153,75 @@ async def accept(
     store: Store, messages: Sequence[ForeignMessage], event: EventType, source: str, ids: Ids, now_us: int
 ) -> None:
     """Write the outbox rows of these messages in one transaction; returns once they are durable."""
-    rows = [record_of(message, event, source, ids, now_us) for message in messages]
+    await _write(store, [record_of(message, event, source, ids, now_us) for message in messages])
 
+
+async def _write(store: Store, rows: list[_Row]) -> None:
     async def work(session: Session) -> None:
         await write_rows(session, rows)
 
     await store.transact(work)
 
 
-def record_of(
-    message: ForeignMessage, event: EventType, source: str, ids: Ids, now_us: int
-) -> tuple[str, str | None, bytes]:
-    """(topic, key, value) of the record that a foreign message becomes.
+def record_of(message: ForeignMessage, event: EventType, source: str, ids: Ids, now_us: int) -> _Row:
+    """(topic, key, value) of the record that a foreign message becomes. There is one for every message.
 
     A CloudEvents message keeps its own envelope, any other gets one of `event`'s type. Its key is that of the decoded
     event, else the subject, else what the queue calls its key.
     """
-    if message.attributes.get("specversion"):
-        value = structured(message.attributes, message.body, message.content_type)
-    elif message.content_type is not None and is_structured(message.content_type):
+    queue_key = None if message.key is None else _storable(_sound(message.key))
+    if message.content_type is not None and is_structured(message.content_type):
         value = message.body
+    elif message.attributes.get("specversion"):
+        attributes = {name: _sound(text) for name, text in message.attributes.items()}
+        value = structured(attributes, message.body, _sound_or_none(message.content_type))
     else:
-        return _wrapped(message, event, source, ids, now_us)
+        key, value = _wrapped(message, queue_key, event, source, ids, now_us)
+        return event.topic, key, value
     try:
         subject = decode_message(value).subject
     except Undecodable:
         subject = None
-    return event.topic, message.key if subject is None else subject, value
+    return event.topic, queue_key if subject is None else _storable(subject), value
 
 
 def _wrapped(
-    message: ForeignMessage, event: EventType, source: str, ids: Ids, now_us: int
-) -> tuple[str, str | None, bytes]:
-    key = message.key
-    data, encoded = msgspec.Raw(b"null"), None
-    with suppress(Undecodable):  # a dead letter of its subscribers, under the key that the queue gives
+    message: ForeignMessage, queue_key: str | None, event: EventType, source: str, ids: Ids, now_us: int
+) -> tuple[str | None, bytes]:
+    try:
         key = event.key_of(event.read(event.version, message.body))
+    except Undecodable:  # a dead letter of its subscribers, under the key that the queue gives
+        key = queue_key
+    data, encoded = msgspec.Raw(message.body), None
     try:
         msgspec.json.decode(message.body)
-        data = msgspec.Raw(message.body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        encoded = base64.b64encode(message.body).decode()
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        data, encoded = msgspec.Raw(b"null"), base64.b64encode(message.body).decode()
     identity = message.identity
     envelope = Message(
-        id=ids.new() if identity is None else derive_id(source, 0, identity, 0),
+        id=ids.new() if identity is None else derive_id(source, 0, _sound(identity), 0),
         source=source,
         type=event.name,
         time=format_time(now_us),
         data=data,
         subject=key,
-        datacontenttype="application/json" if encoded is None else message.content_type,
+        datacontenttype="application/json" if encoded is None else _sound_or_none(message.content_type),
         data_base64=encoded,
         dataversion=event.version,
     )
-    return event.topic, key, encode_message(envelope)
+    return None if key is None else _storable(key), encode_message(envelope)
+
+
+def _sound(text: str) -> str:
+    """Without halves of surrogate pairs, which no encoder takes; headers of foreign engines may hold any bytes."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
+def _sound_or_none(text: str | None) -> str | None:
+    return None if text is None else _sound(text)
+
+
+def _storable(key: str) -> str:
+    """The key as the outbox row's own. Not every store keeps a NUL as text; the message itself still has it, and becomes a
+    dead letter."""
+    return key.replace("\0", "\ufffd")

@@ -19,10 +19,13 @@ __all__ = ["ForeignMessage", "IntakeSource"]
 class ForeignMessage(msgspec.Struct, frozen=True):
     """One message of a foreign queue.
 
-    identity: the same for every delivery of this message and for no other (Kafka: topic, partition and offset; JetStream:
-    stream and sequence; AMQP: the message id that its producer gave). None: a redelivery cannot be told from a new message.
-    key: what orders it, if the queue knows one. attributes: CloudEvents attributes of binary mode, without the binding's
-    prefix; empty where the body is all there is.
+    identity: the same for every delivery of this message and for no other. A number that the engine counts is not enough,
+    because a topic or stream that is deleted and made again counts from the beginning: Kafka's is topic, partition, offset
+    and timestamp, JetStream's stream, sequence and timestamp, AMQP's the message id that the producer gave, with the body.
+    None: a redelivery cannot be told from a new message.
+    key: what orders it, if the queue knows one. content_type: of the body, if the queue says; structured CloudEvents are
+    known by it. attributes: CloudEvents attributes of binary mode, without the binding's prefix; empty where the body is
+    all there is.
     """
 
     body: bytes
@@ -33,15 +36,21 @@ class ForeignMessage(msgspec.Struct, frozen=True):
 
 
 class IntakeSource(Protocol):
-    """One foreign queue, read by this process. Open with `async with`; not shared between tasks."""
+    """One foreign queue, read by this process. Open with `async with`; not shared between tasks, and of no use after an
+    error. Leaving gives back to the queue what was not acknowledged, as far as the engine can be told.
+
+    The caller may take long between two calls, as when its store is away. Where the engine would lose its patience and
+    deliver again, the adapter asks it for more time.
+    """
 
     async def next(self, limit: int) -> Sequence[ForeignMessage]:
         """Wait until there is a message; return up to `limit` of them, in the queue's order. Nothing of them is
-        acknowledged: a process that ends here gets them again.
+        acknowledged: a process that ends here gets them again. No more are held beforehand than a bound of the adapter.
+        Cancelling loses none.
 
         Raises:
             TransportUnavailable: the queue is away; open the source again later.
-            Misconfigured: there is no such queue.
+            Misconfigured: there is no such queue, or it is none that can be taken in without loss.
         """
         ...
 

@@ -1,27 +1,24 @@
 """NATS JetStream as a log. Start with `transport.py`; `publishing.py` and `reader.py` are the hot paths, `wire.py` says what
 others see, `connection.py` speaks the protocol.
 
+`intake.py` is something else: it takes in a stream that somebody else fills.
+
 The URL is `nats://[user:password@]host:port[,host:port…]?option=value`. A user without a password is a token.
 """
 
 from __future__ import annotations
 
-import ssl
 from typing import Protocol
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
 from ...clock import Clock, seconds
 from ...errors import Misconfigured
 from ...ports.instrumentation import Instrumentation
-from .connection import Address, Login
 from .transport import NatsOptions, NatsTransport
+from .url import read_url
 
 __all__ = ["NatsContext", "NatsOptions", "NatsTransport", "open_transport"]
-
-DEFAULT_PORT = 4222
-_TLS = ("tls_ca", "tls_cert", "tls_key")
 
 
 class NatsContext(Protocol):
@@ -43,54 +40,18 @@ def open_transport(url: str, context: NatsContext) -> NatsTransport:
     Raises:
         Misconfigured: options that the adapter does not know, or values that are none; all of them are listed.
     """
-    parts = urlsplit(url)
-    name = f"transport {parts.scheme}://{parts.netloc.rpartition('@')[2]}"  # never the credentials
-    problems: list[str] = []
-    servers = _servers(parts.netloc.rpartition("@")[2], problems)
-    given: dict[str, str | float] = {"keep": context.keep_seconds, **dict(parse_qsl(parts.query))}
-    tls = {option: str(given.pop(option)) for option in ("tls", *_TLS) if option in given}
-    known = NatsOptions.__struct_fields__
-    problems += [
-        f"unknown option {option!r}; there are {', '.join((*known, 'tls', *_TLS))}"
-        for option in given
-        if option not in known
-    ]
-    if parts.path not in ("", "/"):
-        problems.append(f"a path, {parts.path!r}, means nothing here")
+    read = read_url(url, "transport")
+    given = {"keep": context.keep_seconds, **read.refuse_unknown(NatsOptions.__struct_fields__)}
     options = NatsOptions()
     try:
         options = msgspec.convert(given, NatsOptions, strict=False)
-        problems += _unusable(options)
+        read.problems.extend(_unusable(options))
     except msgspec.ValidationError as error:
-        problems.append(str(error))
-    user, _, password = parts.netloc.rpartition("@")[0].partition(":")
-    login = Login(
-        user=unquote(user) if password else None,
-        password=unquote(password) if password else None,
-        token=unquote(user) if user and not password else None,
-        tls=_tls(tls, problems),
-    )
-    if problems:
-        raise Misconfigured([f"{name}: {problem}" for problem in problems])
+        read.problems.append(str(error))
+    read.check()
     return NatsTransport(
-        servers, login=login, clock=context.clock, instrumentation=context.instrumentation, options=options
+        read.servers, login=read.login, clock=context.clock, instrumentation=context.instrumentation, options=options
     )
-
-
-def _servers(hosts: str, problems: list[str]) -> list[Address]:
-    found: list[Address] = []
-    for host in hosts.split(","):
-        try:
-            parts = urlsplit(f"//{host}")
-            port = parts.port
-        except ValueError as error:
-            problems.append(f"server {host!r}: {error}")
-            continue
-        if not parts.hostname:
-            problems.append(f"server {host!r}: write nats://host:port, for instance nats://127.0.0.1:{DEFAULT_PORT}")
-            continue
-        found.append((parts.hostname, port or DEFAULT_PORT))
-    return found
 
 
 def _unusable(options: NatsOptions) -> list[str]:
@@ -109,20 +70,3 @@ def _unusable(options: NatsOptions) -> list[str]:
         if option == "timeout" and length <= 0:
             problems.append("timeout must be more than 0")
     return problems
-
-
-def _tls(given: dict[str, str], problems: list[str]) -> ssl.SSLContext | None:
-    if not given:
-        return None
-    if given.get("tls", "on") != "on":
-        problems.append(f"tls={given['tls']}; write tls=on, or leave it out: a server that requires TLS gets it anyway")
-    try:
-        context = ssl.create_default_context(cafile=given.get("tls_ca"))
-        if "tls_cert" in given:
-            context.load_cert_chain(given["tls_cert"], given.get("tls_key"))
-        elif "tls_key" in given:
-            problems.append("tls_key without tls_cert")
-    except (OSError, ssl.SSLError) as error:
-        problems.append(f"tls: {error}; tls_ca, tls_cert and tls_key name files in PEM format")
-        return None
-    return context

@@ -13,6 +13,7 @@ key is `Millstream-Key`, else the attribute `partitionkey`, else `subject`.
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 from urllib.parse import quote, unquote
 
 import msgspec
@@ -20,7 +21,7 @@ import msgspec
 from ...binary_mode import STRUCTURED, is_structured, structured
 from ...message import Record
 
-__all__ = ["KEY_HEADER", "decode", "encode_headers", "escape", "subject_prefix", "unescape"]
+__all__ = ["KEY_HEADER", "Foreign", "decode", "encode_headers", "escape", "foreign", "subject_prefix", "unescape"]
 
 KEY_HEADER = "Millstream-Key"
 
@@ -60,21 +61,37 @@ def decode(headers: bytes, body: bytes, position: int) -> Record:
     return _decode_foreign(headers, body, position)
 
 
-def _decode_foreign(headers: bytes, body: bytes, position: int) -> Record:
+class Foreign(NamedTuple):
+    """What the headers of somebody else's message say. attributes: those of an event in binary mode."""
+
+    content_type: str | None
+    attributes: dict[str, str]
+    key: str | None
+
+
+def foreign(headers: bytes) -> Foreign:
+    """Read headers by the binding. Never fails."""
     found: dict[str, str] = {}
     for line in headers.split(b"\r\n")[1:]:
         name, colon, value = line.partition(b":")
         if colon:
             found[name.strip().decode("latin-1").lower()] = _decode_value(value.strip())
-    content_type = found.get("content-type")
     attributes = {name[len(_ATTRIBUTE) :]: value for name, value in found.items() if name.startswith(_ATTRIBUTE)}
-    key = found.get(KEY_HEADER.lower())
+    content_type = found.get("content-type")
     if "specversion" in attributes and (content_type is None or not is_structured(content_type)):
         # The binding keeps the data's type in ce-datacontenttype; the Go SDK puts it into Content-Type, as HTTP does.
-        data_type = attributes.pop("datacontenttype", content_type)
+        content_type = attributes.pop("datacontenttype", content_type)
+    else:
+        attributes = {}
+    return Foreign(content_type, attributes, found.get(KEY_HEADER.lower()))
+
+
+def _decode_foreign(headers: bytes, body: bytes, position: int) -> Record:
+    content_type, attributes, key = foreign(headers)
+    if attributes:
         if key is None:
             key = attributes.get("partitionkey", attributes.get("subject"))
-        return Record(structured(attributes, body, data_type), key, position)
+        return Record(structured(attributes, body, content_type), key, position)
     return Record(body, _key_in(body) if key is None else key, position)
 
 

@@ -31,6 +31,7 @@ __all__ = [
     "ack",
     "body_size",
     "content",
+    "message_id",
     "properties",
     "publish",
     "table",
@@ -58,6 +59,7 @@ _SIZE_AND_FLAGS = Struct(">QH")
 _LONG_LONG = Struct(">q")
 _LONG = Struct(">I")
 _CONTENT_TYPE, _CONTENT_ENCODING, _HEADERS, _DELIVERY_MODE = 1 << 15, 1 << 14, 1 << 13, 1 << 12
+_PRIORITY, _CORRELATION_ID, _REPLY_TO, _EXPIRATION, _MESSAGE_ID = 1 << 11, 1 << 10, 1 << 9, 1 << 8, 1 << 7
 _PERSISTENT = b"\x02"
 
 
@@ -116,6 +118,22 @@ def properties(header: bytes) -> tuple[str | None, dict[str, Any]]:
     if not flags & _HEADERS:
         return content_type, {}
     return content_type, _headers(header, at)
+
+
+def message_id(header: bytes) -> str | None:
+    """The id in a content header that its producer gave the message."""
+    flags = _SIZE_AND_FLAGS.unpack_from(header, 4)[1]
+    if not flags & _MESSAGE_ID:
+        return None
+    at = 14
+    for flag in (_CONTENT_TYPE, _CONTENT_ENCODING):
+        at += 1 + header[at] if flags & flag else 0
+    at += 4 + _LONG.unpack_from(header, at)[0] if flags & _HEADERS else 0
+    at += 1 if flags & _DELIVERY_MODE else 0
+    at += 1 if flags & _PRIORITY else 0
+    for flag in (_CORRELATION_ID, _REPLY_TO, _EXPIRATION):
+        at += 1 + header[at] if flags & flag else 0
+    return header[at + 1 : at + 1 + header[at]].decode("utf-8", "backslashreplace")
 
 
 def _headers(data: bytes, at: int) -> dict[str, Any]:

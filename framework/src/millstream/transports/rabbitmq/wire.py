@@ -24,10 +24,11 @@ from ...binary_mode import STRUCTURED, is_structured, structured
 from ...message import Record, format_time
 from .frames import content, properties, table
 
-__all__ = ["KEY", "OPENING", "encoded", "offset_of", "opening_of", "record"]
+__all__ = ["KEY", "OFFSET", "OPENING", "attributes_in", "encoded", "offset_of", "opening_of", "record"]
 
 KEY, KEYLESS, OPENING = "millstream-key", "millstream-keyless", "millstream-partition"
 OFFSET = "x-stream-offset"
+"""What every delivery from a stream has, and none from another queue."""
 
 _PREFIXES = ("ce-", "cloudevents:", "cloudevents_")
 _CONTENT_TYPE = STRUCTURED.encode()
@@ -80,13 +81,19 @@ def opening_of(header: bytes) -> int | None:
     return count if isinstance(count, int) else None
 
 
-def _foreign(content_type: str | None, headers: dict[str, Any], body: bytes, position: int) -> Record:
+def attributes_in(headers: dict[str, Any]) -> dict[str, str]:
+    """The attributes of an event in binary mode, without their prefix."""
     attributes: dict[str, str] = {}
     for name, value in headers.items():
         lower = name.lower()
         for prefix in _PREFIXES:
             if lower.startswith(prefix):
                 attributes[lower[len(prefix) :]] = _text(lower[len(prefix) :], value)
+    return attributes
+
+
+def _foreign(content_type: str | None, headers: dict[str, Any], body: bytes, position: int) -> Record:
+    attributes = attributes_in(headers)
     if "specversion" in attributes and (content_type is None or not is_structured(content_type)):
         key = attributes.get("subject", attributes.get("partitionkey"))
         return Record(structured(attributes, body, content_type), key, position)

@@ -1,0 +1,476 @@
+"""Foreign queues on real engines: what a plain client sends becomes events, once, whoever dies in between.
+
+Run as a program this file is a service that is killed with a message in hand: `python test_intakes.py WHEN URL FOLDER`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any, NamedTuple, Self
+from uuid import uuid4
+
+import aio_pika
+import nats
+import nats.js.api
+import pytest
+from millstream import Event, Service, Tx
+from millstream.binary_mode import STRUCTURED
+from millstream.clock import SystemClock
+from millstream.ids import SystemEntropy
+from millstream.ports.instrumentation import Silent
+from millstream.ports.intake import ForeignMessage, IntakeSource
+from millstream.runtime.adapters import AdapterContext, open_intake
+from millstream.runtime.runtime import Composition, Runtime
+from millstream.stores.sqlite import SqliteStore
+from millstream.testing.engines.nats import NatsServer
+from millstream.testing.engines.rabbitmq import RabbitmqServer
+from millstream.testing.engines.server import EngineServer
+from millstream.transports.log import open_transport
+
+PATIENCE_SECONDS = 60.0
+ENGINES = ["rabbitmq", "nats"]
+PREFETCH = 20
+SETTLED_SECONDS = 7.0
+"""RabbitMQ 3 writes a new quorum queue's Raft term through every five seconds, and alone on its node it elects no leader for
+one that it has forgotten (rabbitmq-server issue 10070)."""
+
+
+class Sent(NamedTuple):
+    """What a foreign client sends. attributes: headers of CloudEvents in binary mode, without prefix."""
+
+    body: bytes
+    content_type: str | None = None
+    attributes: Mapping[str, str] = MappingProxyType({})
+
+
+class LegacyOrder(Event, topic="legacy", key="order"):
+    order: str
+    total: int
+
+
+def shop(folder: Path) -> Service:
+    migrations = folder / "sql"
+    migrations.mkdir(exist_ok=True)
+    (migrations / "0001_seen.sql").write_text("CREATE TABLE seen (n INTEGER PRIMARY KEY, key TEXT, total INTEGER)")
+    service = Service("shop", migrations=str(migrations))
+    service.take_in(LegacyOrder, name="legacy")
+
+    @service.on(LegacyOrder, name="keep", after_dead_letter="go_on")
+    async def keep(event: LegacyOrder, tx: Tx) -> None:
+        await tx.execute("INSERT INTO seen (key, total) VALUES (?, ?)", event.order, event.total)
+
+    return service
+
+
+class Hasty(SystemEntropy):
+    """Tries again soon, so that a test need not wait out what is good for an engine that comes back."""
+
+    def random(self) -> float:
+        return super().random() * 0.02
+
+
+class Running:
+    """The service, on SQLite and the embedded log, with a source of messages."""
+
+    def __init__(self, folder: Path, source: Callable[[], IntakeSource]) -> None:
+        clock = SystemClock()
+        self.store = SqliteStore(folder / "shop.db", clock=clock, synchronous="OFF")
+        self.folder = folder
+        self.composition = Composition(
+            open_store=lambda _: self.store,
+            transport=open_transport("log", context(folder)),
+            data=folder,
+            clock=clock,
+            entropy=Hasty(),
+            open_intake=lambda _: source(),
+            partitions=2,
+        )
+
+    @asynccontextmanager
+    async def __call__(self) -> AsyncIterator[Self]:
+        async with Runtime([shop(self.folder)], self.composition):
+            yield self
+
+    async def seen(self) -> list[int]:
+        return [row[0] for row in await self.store.query("SELECT total FROM seen ORDER BY n")]
+
+    async def letters(self) -> list[str]:
+        return [row[0] for row in await self.store.query("SELECT reason FROM millstream_dead_letters")]
+
+
+def context(folder: Path = Path()) -> AdapterContext:
+    return AdapterContext(folder, SystemClock(), Silent())
+
+
+async def until(condition: Callable[[], Awaitable[object]], seconds: float = PATIENCE_SECONDS) -> None:
+    async with asyncio.timeout(seconds):
+        while not await condition():  # noqa: ASYNC110 - it changes in an engine
+            await asyncio.sleep(0.005)
+
+
+def orders(numbers: Sequence[int]) -> list[Sent]:
+    return [Sent(b'{"order": "o-%d", "total": %d}' % (n % 7, n)) for n in numbers]
+
+
+# -- plain clients --------------------------------------------------------------------------------------------------
+
+
+class Foreign:
+    """A queue of somebody else on a running engine, used by a client that knows nothing of Millstream."""
+
+    def __init__(self, server: EngineServer, name: str) -> None:
+        self.server = server
+        self.name = name
+
+    @property
+    def url(self) -> str:
+        """What an operator writes into `[intakes]`."""
+        raise NotImplementedError
+
+    async def make(self) -> None:
+        """Make the queue."""
+        raise NotImplementedError
+
+    async def send(self, messages: Sequence[Sent]) -> None:
+        """Return once the engine has confirmed all of them."""
+        raise NotImplementedError
+
+    async def open(self) -> int:
+        """How many messages are not acknowledged, delivered or not."""
+        raise NotImplementedError
+
+    def source(self, **options: object) -> IntakeSource:
+        extra = "".join(f"&{name}={value}" for name, value in options.items())
+        return open_intake(self.url + extra, context())
+
+
+class RabbitmqQueue(Foreign):
+    server: RabbitmqServer
+
+    @property
+    def url(self) -> str:
+        return f"{self.server.url}?queue={self.name}&prefetch={PREFETCH}&timeout=3s&heartbeat=2s"
+
+    async def make(self) -> None:
+        async with await aio_pika.connect(self.server.amqp_url) as connection:
+            channel = await connection.channel()
+            await channel.declare_queue(self.name, durable=True, arguments={"x-queue-type": "quorum"})
+
+    async def send(self, messages: Sequence[Sent]) -> None:
+        async with await aio_pika.connect(self.server.amqp_url) as connection:
+            channel = await connection.channel()
+            for message in messages:
+                await channel.default_exchange.publish(
+                    aio_pika.Message(
+                        message.body,
+                        content_type=message.content_type,
+                        message_id=str(uuid4()),
+                        headers={f"cloudEvents:{name}": value for name, value in message.attributes.items()},
+                        delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+                    ),
+                    self.name,
+                )
+
+    async def ready(self) -> int:
+        """How many messages wait in the queue: what is delivered and not acknowledged does not count."""
+        async with await aio_pika.connect(self.server.amqp_url) as connection:
+            channel = await connection.channel()
+            queue = await channel.declare_queue(self.name, passive=True)
+            return queue.declaration_result.message_count or 0
+
+    async def open(self) -> int:
+        return await self.ready()
+
+
+class NatsQueue(Foreign):
+    server: NatsServer
+
+    @property
+    def url(self) -> str:
+        return f"nats://127.0.0.1:{self.server.port}?stream={self.name}&consumer=millstream&prefetch={PREFETCH}"
+
+    async def make(self, **settings: Any) -> None:
+        async with self.client() as js:
+            await js.add_stream(
+                name=self.name, subjects=[f"{self.name}.>"], retention=nats.js.api.RetentionPolicy.WORK_QUEUE
+            )
+            config = {"ack_policy": nats.js.api.AckPolicy.EXPLICIT, "ack_wait": 3.0, **settings}
+            await js.add_consumer(self.name, nats.js.api.ConsumerConfig(durable_name="millstream", **config))
+
+    async def send(self, messages: Sequence[Sent]) -> None:
+        async with self.client() as js:
+            for message in messages:
+                headers = {f"ce-{name}": value for name, value in message.attributes.items()}
+                if message.content_type is not None:
+                    headers["Content-Type"] = message.content_type
+                await js.publish(f"{self.name}.orders", message.body, headers=headers or None)
+
+    async def open(self) -> int:
+        async with self.client() as js:
+            return (await js.stream_info(self.name)).state.messages
+
+    async def info(self) -> nats.js.api.ConsumerInfo:
+        async with self.client() as js:
+            return await js.consumer_info(self.name, "millstream")
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[Any]:
+        connection = await nats.connect(f"nats://127.0.0.1:{self.server.port}")
+        try:
+            yield connection.jetstream()
+        finally:
+            await connection.close()
+
+
+SERVERS: dict[str, type[EngineServer]] = {"rabbitmq": RabbitmqServer, "nats": NatsServer}
+QUEUES: dict[str, type[Foreign]] = {"rabbitmq": RabbitmqQueue, "nats": NatsQueue}
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], EngineServer]]:
+    """One node of each engine, started when a test first needs it. Tests kill them; each leaves its own running."""
+    running: dict[str, EngineServer] = {}
+
+    def get(engine: str) -> EngineServer:
+        if engine not in running:
+            running[engine] = SERVERS[engine](tmp_path_factory.mktemp(engine))
+        running[engine].start()
+        return running[engine]
+
+    yield get
+    for server in running.values():
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def settled() -> dict[str, tuple[Foreign, float]]:
+    """A queue of each engine, made with the first one of the engine, and the moment from which on the engine may be killed."""
+    return {}
+
+
+@pytest.fixture
+async def make(
+    servers: Callable[[str], EngineServer], settled: dict[str, tuple[Foreign, float]]
+) -> Callable[[str], Awaitable[Any]]:
+    async def make(engine: str) -> Foreign:
+        server = servers(engine)
+        if engine not in settled:
+            old = QUEUES[engine](server, "legacy-old")
+            await old.make()
+            settled[engine] = old, time.monotonic() + SETTLED_SECONDS
+        queue = QUEUES[engine](server, f"legacy-{uuid4().hex[:8]}")
+        await queue.make()
+        return queue
+
+    return make
+
+
+@pytest.fixture(params=ENGINES)
+async def queue(request: pytest.FixtureRequest, make: Callable[[str], Awaitable[Foreign]]) -> Foreign:
+    return await make(request.param)
+
+
+# -- what arrives ---------------------------------------------------------------------------------------------------
+
+
+async def test_what_a_foreign_client_sends_arrives_as_events_and_leaves_the_queue(
+    queue: Foreign, tmp_path: Path
+) -> None:
+    envelope = {"specversion": "1.0", "id": "e-1", "source": "//erp", "type": "LegacyOrder", "subject": "o-1"}
+    await queue.send(
+        [
+            *orders(range(50)),
+            Sent(json.dumps({**envelope, "data": {"order": "o-1", "total": 50}}).encode(), STRUCTURED),
+            Sent(b'{"order": "o-2", "total": 51}', "application/json", {**envelope, "id": "e-2", "subject": "o-2"}),
+        ]
+    )
+    async with Running(tmp_path, queue.source)() as running:
+        await until(lambda: _are(running.seen, range(52)))
+        await until(lambda: _is(queue.open, 0))
+        rows = await running.store.query("SELECT source, id FROM millstream_inbox WHERE source = '//erp' ORDER BY id")
+    assert [tuple(row) for row in rows] == [("//erp", "e-1"), ("//erp", "e-2")], "they keep their own envelope"
+
+
+async def test_what_fits_nothing_becomes_a_dead_letter_and_the_rest_goes_on(queue: Foreign, tmp_path: Path) -> None:
+    bad = [
+        Sent(b"\xff\x00 no JSON"),
+        Sent(b'{"order": 7}'),
+        Sent(b""),
+        Sent(b"[" * 100_000),
+        Sent(b'{"order": "o-\\u0000", "total": 1}'),
+        Sent(b"no envelope", STRUCTURED),
+        Sent(b'{"order": "o-1", "total": 1}', "application/json", {"specversion": "1.0", "id": "no source"}),
+    ]
+    for n, message in enumerate(bad):
+        await queue.send([message, *orders([n])])
+    async with Running(tmp_path, queue.source)() as running:
+        await until(lambda: _are(running.seen, range(len(bad))))
+        await until(lambda: _is(queue.open, 0))
+        await until(lambda: _is(running.letters, ["undecodable"] * len(bad)))
+
+
+# -- death ----------------------------------------------------------------------------------------------------------
+
+
+class Dying:
+    """A source whose process is killed with messages in hand.
+
+    when: `returned`, before they are accepted; `accepted`, before they are acknowledged; `eager` is `returned` without the
+    safeguard: it acknowledges before they are accepted.
+    """
+
+    def __init__(self, source: IntakeSource, when: str) -> None:
+        self._source = source
+        self._when = when
+
+    async def next(self, limit: int) -> Sequence[ForeignMessage]:
+        found = await self._source.next(limit)
+        if self._when == "eager":
+            await self._source.acknowledge()
+            await asyncio.sleep(0.2)  # the bytes are on their way: the kill must not overtake them
+        if self._when in ("returned", "eager"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return found
+
+    async def acknowledge(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    async def __aenter__(self) -> Self:
+        await self._source.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._source.__aexit__(kind, error, trace)
+
+
+async def live_until_killed(when: str, url: str, folder: Path) -> None:
+    async with Running(folder, lambda: Dying(open_intake(url, context()), when))():
+        await asyncio.sleep(PATIENCE_SECONDS)
+
+
+async def _die(when: str, queue: Foreign, folder: Path) -> None:
+    command = [sys.executable, __file__, when, queue.url, str(folder)]
+    done = await asyncio.to_thread(
+        subprocess.run, command, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+@pytest.mark.parametrize("when", ["returned", "accepted"])
+async def test_a_process_killed_with_messages_in_hand_loses_and_doubles_none(
+    queue: Foreign, tmp_path: Path, when: str
+) -> None:
+    await queue.send(orders(range(30)))
+    await _die(when, queue, tmp_path)
+    durable = _outbox_and_inbox(tmp_path)
+    assert durable if when == "accepted" else not durable
+    async with Running(tmp_path, queue.source)() as running:
+        await until(lambda: _is(queue.open, 0))
+        await queue.send(orders([30]))
+        await until(lambda: _has(running.seen, 30))
+        assert sorted(await running.seen()) == list(range(31))
+
+
+async def test_without_acknowledging_after_acceptance_a_killed_process_loses_messages(
+    queue: Foreign, tmp_path: Path
+) -> None:
+    """The same, with the safeguard taken out."""
+    await queue.send(orders(range(30)))
+    await _die("eager", queue, tmp_path)
+    async with Running(tmp_path, queue.source)() as running:
+        await until(lambda: _is(queue.open, 0))
+        await queue.send(orders([30]))
+        await until(lambda: _has(running.seen, 30))
+        assert set(range(31)) - set(await running.seen()), "messages were lost"
+
+
+def _outbox_and_inbox(folder: Path) -> int:
+    with sqlite3.connect(folder / "shop.db") as file:
+        return file.execute(
+            "SELECT (SELECT COUNT(*) FROM millstream_outbox) + (SELECT COUNT(*) FROM millstream_inbox)"
+        ).fetchone()[0]
+
+
+class Small:
+    """A source that gives a few messages at a time, so that there is time to kill the engine in between."""
+
+    def __init__(self, source: IntakeSource, rounds: list[int]) -> None:
+        self._source = source
+        self._rounds = rounds
+
+    async def next(self, limit: int) -> Sequence[ForeignMessage]:
+        found = await self._source.next(5)
+        self._rounds.append(len(found))
+        return found
+
+    async def acknowledge(self) -> None:
+        await self._source.acknowledge()
+
+    async def __aenter__(self) -> Self:
+        await self._source.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._source.__aexit__(kind, error, trace)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_an_engine_killed_and_started_again_loses_and_doubles_none(
+    engine: str,
+    make: Callable[[str], Awaitable[Foreign]],
+    settled: dict[str, tuple[Foreign, float]],
+    tmp_path: Path,
+) -> None:
+    await make(engine)
+    queue, may_be_killed = settled[engine]
+    await until(lambda: _holds(lambda: time.monotonic() > may_be_killed))
+    rounds: list[int] = []
+    await queue.send(orders(range(300)))
+    async with Running(tmp_path, lambda: Small(queue.source(), rounds))() as running:
+        await until(lambda: _holds(lambda: len(rounds) >= 10))
+        await asyncio.to_thread(queue.server.kill)
+        assert sum(rounds) < 300, "it came too late"
+        await asyncio.to_thread(queue.server.start)
+        await queue.send(orders(range(300, 330)))
+        await until(lambda: _is(queue.open, 0))
+        await until(lambda: _has_all(running.seen, 330))
+        assert sorted(await running.seen()) == list(range(330))
+
+
+async def _is(ask: Callable[[], Awaitable[object]], value: object) -> bool:
+    return await ask() == value
+
+
+async def _are(ask: Callable[[], Awaitable[list[int]]], numbers: Sequence[int]) -> bool:
+    return sorted(await ask()) == list(numbers)
+
+
+async def _has(ask: Callable[[], Awaitable[list[int]]], number: int) -> bool:
+    return number in await ask()
+
+
+async def _has_all(ask: Callable[[], Awaitable[list[int]]], count: int) -> bool:
+    return set(await ask()) >= set(range(count))
+
+
+async def _holds(condition: Callable[[], bool]) -> bool:
+    return condition()
+
+
+if __name__ == "__main__":
+    asyncio.run(live_until_killed(sys.argv[1], sys.argv[2], Path(sys.argv[3])))
