@@ -243,8 +243,9 @@ def _accept(place: Place, connection: Connection, params: tuple[int, str, str, i
         from sqlalchemy.dialects.postgresql import insert as insert_or_not
     else:
         from sqlalchemy.dialects.sqlite import insert as insert_or_not
-    done = connection.execute(insert_or_not(inbox).values(**values).on_conflict_do_nothing())
-    if done.rowcount != 1:
+    # Not `rowcount`: SQLAlchemy does not keep it for an INSERT, and what stands there depends on the driver.
+    inserted = insert_or_not(inbox).values(**values).on_conflict_do_nothing().returning(inbox.c.partition)
+    if connection.execute(inserted).first() is None:
         return False, 0
     query = select(inbox.c.time).where(inbox.c.subscription == subscription, inbox.c.source == source, inbox.c.id == "")
     return True, connection.execute(query).scalar() or 0
