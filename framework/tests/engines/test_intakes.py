@@ -24,6 +24,8 @@ import aio_pika
 import nats
 import nats.js.api
 import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic  # pyright: ignore[reportPrivateImportUsage] - this is where its documentation has them
 from millstream import Event, Service, Tx
 from millstream.binary_mode import STRUCTURED
 from millstream.clock import SystemClock
@@ -33,17 +35,15 @@ from millstream.ports.intake import ForeignMessage, IntakeSource
 from millstream.runtime.adapters import AdapterContext, open_intake
 from millstream.runtime.runtime import Composition, Runtime
 from millstream.stores.sqlite import SqliteStore
+from millstream.testing.engines.kafka import KafkaServer
 from millstream.testing.engines.nats import NatsServer
 from millstream.testing.engines.rabbitmq import RabbitmqServer
 from millstream.testing.engines.server import EngineServer
 from millstream.transports.log import open_transport
 
 PATIENCE_SECONDS = 60.0
-ENGINES = ["rabbitmq", "nats"]
+ENGINES = ["rabbitmq", "kafka", "nats"]
 PREFETCH = 20
-SETTLED_SECONDS = 7.0
-"""RabbitMQ 3 writes a new quorum queue's Raft term through every five seconds, and alone on its node it elects no leader for
-one that it has forgotten (rabbitmq-server issue 10070)."""
 
 
 class Sent(NamedTuple):
@@ -129,6 +129,9 @@ def orders(numbers: Sequence[int]) -> list[Sent]:
 class Foreign:
     """A queue of somebody else on a running engine, used by a client that knows nothing of Millstream."""
 
+    settles_seconds = 0.0
+    """How old it must be before its engine may be killed."""
+
     def __init__(self, server: EngineServer, name: str) -> None:
         self.server = server
         self.name = name
@@ -157,6 +160,9 @@ class Foreign:
 
 class RabbitmqQueue(Foreign):
     server: RabbitmqServer
+    # RabbitMQ 3 writes a new quorum queue's Raft term through every five seconds, and alone on its node it elects no leader
+    # for one that it has forgotten (rabbitmq-server issue 10070).
+    settles_seconds = 7.0
 
     @property
     def url(self) -> str:
@@ -233,8 +239,55 @@ class NatsQueue(Foreign):
             await connection.close()
 
 
-SERVERS: dict[str, type[EngineServer]] = {"rabbitmq": RabbitmqServer, "nats": NatsServer}
-QUEUES: dict[str, type[Foreign]] = {"rabbitmq": RabbitmqQueue, "nats": NatsQueue}
+class KafkaTopic(Foreign):
+    server: KafkaServer
+
+    @property
+    def url(self) -> str:
+        return f"{self.server.url}?topic={self.name}&group={self.name}-intake&session=1s&wait=5s"
+
+    async def make(self, partitions: int = 3) -> None:
+        admin = AdminClient({"bootstrap.servers": self.server.bootstrap, "log_level": 0})
+        made = admin.create_topics([NewTopic(self.name, partitions, 1)])
+        await asyncio.wrap_future(made[self.name])
+
+    async def send(self, messages: Sequence[Sent]) -> None:
+        await asyncio.to_thread(self._send, messages)
+
+    def _send(self, messages: Sequence[Sent]) -> None:
+        # Somebody else's idea of a partitioner: keys mean nothing to it.
+        producer = Producer(
+            {"bootstrap.servers": self.server.bootstrap, "partitioner": "random", "acks": "all", "log_level": 0}
+        )
+        for message in messages:
+            headers = {f"ce_{name}": value for name, value in message.attributes.items()}
+            if message.content_type is not None:
+                headers["content-type"] = message.content_type
+            producer.produce(self.name, message.body, headers=headers)
+        assert producer.flush(PATIENCE_SECONDS) == 0
+
+    async def open(self) -> int:
+        return await asyncio.to_thread(self._lag)
+
+    def _lag(self) -> int:
+        consumer = Consumer(
+            {"bootstrap.servers": self.server.bootstrap, "group.id": f"{self.name}-intake", "log_level": 0}
+        )
+        try:
+            count = len(consumer.list_topics(self.name, timeout=10).topics[self.name].partitions)
+            places = consumer.committed([TopicPartition(self.name, n) for n in range(count)], timeout=10)
+            return sum(consumer.get_watermark_offsets(place, timeout=10)[1] - max(0, place.offset) for place in places)
+        finally:
+            consumer.close()
+
+
+SERVERS: dict[str, Callable[[Path], EngineServer]] = {
+    "rabbitmq": RabbitmqServer,
+    # A member of a group that died is to be noticed in a second, not in six.
+    "kafka": lambda folder: KafkaServer(folder, {"group.min.session.timeout.ms": "500"}),
+    "nats": NatsServer,
+}
+QUEUES: dict[str, type[Foreign]] = {"rabbitmq": RabbitmqQueue, "kafka": KafkaTopic, "nats": NatsQueue}
 
 
 @pytest.fixture(scope="module")
@@ -268,7 +321,7 @@ async def make(
         if engine not in settled:
             old = QUEUES[engine](server, "legacy-old")
             await old.make()
-            settled[engine] = old, time.monotonic() + SETTLED_SECONDS
+            settled[engine] = old, time.monotonic() + old.settles_seconds
         queue = QUEUES[engine](server, f"legacy-{uuid4().hex[:8]}")
         await queue.make()
         return queue
