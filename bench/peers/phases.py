@@ -31,12 +31,12 @@ class Sizes:
 
     produce_seconds: float = 3.0
     produce_events: int = 60_000
-    consume_seconds: float = 5.0
+    consume_seconds: float = 4.0
     warm_up: int = 100
-    latency_events: int = 500
+    latency_events: int = 400
     latency_rate: float = 100.0
-    together_seconds: float = 4.0
-    together_limit: float = 12.0
+    together_seconds: float = 3.0
+    together_limit: float = 10.0
     kill_events: int = 5_000
     kills: tuple[float, ...] = (0.1, 0.3, 0.5)
     """At which shares of the effects."""

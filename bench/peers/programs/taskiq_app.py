@@ -12,12 +12,14 @@ from taskiq import AsyncBroker, TaskiqEvents
 from taskiq_nats import PullBasedJetStreamBroker
 from taskiq_redis import RedisStreamBroker
 
-from ..workload import IN_FLIGHT, REDELIVERY_SECONDS, Task, body, engine, loop_run, main, topic
+from ..workload import REDELIVERY_SECONDS, Task, body, engine, loop_run, main, topic
 from .rows import open_pool, produce_dual, write_effect
 
 
 def _open_broker() -> AsyncBroker:
     if os.environ["PEER_BROKER"] == "nats":
+        # One message at a time, its default: it would wait until a greater batch is whole. And no push consumer: a producer
+        # would join the group, and let the messages that it gets lie until they are delivered again.
         return PullBasedJetStreamBroker(
             engine("nats").partition("?")[0],
             subject=f"{topic()}.event",
@@ -25,7 +27,6 @@ def _open_broker() -> AsyncBroker:
             stream_config=StreamConfig(name=topic(), subjects=[f"{topic()}.>"], storage=StorageType.FILE),
             consumer_config=ConsumerConfig(durable_name="worker", ack_wait=REDELIVERY_SECONDS),
             durable="worker",
-            pull_consume_batch=IN_FLIGHT,
         )
     return RedisStreamBroker(
         engine("redis").partition("?")[0],
