@@ -16,8 +16,8 @@ PROGRAMS = sorted(EXAMPLES.glob("[0-9][0-9]_*.py"))
 LINES_LIMIT = 80
 
 
-def test_there_are_ten() -> None:
-    assert [program.name[:2] for program in PROGRAMS] == [f"{number:02}" for number in range(1, 11)]
+def test_there_are_eleven() -> None:
+    assert [program.name[:2] for program in PROGRAMS] == [f"{number:02}" for number in range(1, 12)]
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.stem)
