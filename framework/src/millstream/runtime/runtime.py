@@ -51,8 +51,8 @@ def _no_intake(name: str) -> IntakeSource:
 class Composition:
     """The collaborators of a runtime, and its settings.
 
-    open_store: makes a service's store by name. open_intake: a foreign queue by the name of its intake. start: where
-    subscriptions begin that a used store does not know.
+    open_store: makes a store by its service's name, or by the one that a resource gives. open_intake: a foreign queue by the
+    name of its intake. start: where subscriptions begin that a used store does not know.
     """
 
     open_store: Callable[[str], Store]
@@ -155,7 +155,14 @@ class Runtime:
             # Only this process can hold claims of this store, so those of a former one are free at once.
             await store.script("UPDATE millstream_claims SET expires = 0; DELETE FROM millstream_workers")
         context = ServiceContext(
-            service.name, c.data, c.settings(service.name), c.clock, c.entropy, c.instrumentation, c.http_url
+            service.name,
+            c.data,
+            c.settings(service.name),
+            c.clock,
+            c.entropy,
+            c.instrumentation,
+            c.open_store,
+            c.http_url,
         )
         resources = await open_resources(
             service.resources, context, self.channel, contracts_wanted(service), self._stack

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from ..clock import Clock
 from ..ids import Entropy
 from ..ports.instrumentation import Instrumentation
+from ..ports.store import Store
 
 __all__ = ["ServiceContext"]
 
@@ -19,7 +20,9 @@ class ServiceContext:
     """Given by type to resource factories.
 
     data: folder for files of this service. settings: its table `[services.NAME]`. http_url: where this process serves
-    HTTP, without a final slash; empty while it serves none.
+    HTTP, without a final slash; empty while it serves none. open_store: another database on the engine of the service's own
+    store, by a name that no service has; enter it with `async with`. Where several workers may share the service's store,
+    they may share this one.
     """
 
     service: str
@@ -28,4 +31,5 @@ class ServiceContext:
     clock: Clock
     entropy: Entropy
     instrumentation: Instrumentation
+    open_store: Callable[[str], Store]
     http_url: str = ""

@@ -91,12 +91,13 @@ class Harness:
         self._partitions = partitions
         self._data = data
         self._stack = AsyncExitStack()
+        self._stores: list[Store] = []
         self._app: HttpApp | None = None
 
     async def __aenter__(self) -> Self:
         data = self._data or Path(self._stack.enter_context(TemporaryDirectory(prefix="millstream-")))
         composition = Composition(
-            open_store=lambda name: self._open_store(name, data),
+            open_store=lambda name: self._opened(name, data),
             transport=self.transport,
             data=data,
             clock=self.clock,
@@ -118,13 +119,16 @@ class Harness:
             ids=self.runtime.ids,
             instrumentation=composition.instrumentation,
         )
-        stores = [b.store for b in bound]
-        self.clock.busy = lambda: any(self._busy(store) for store in stores)
+        self.clock.busy = lambda: any(self._busy(store) for store in self._stores)
         await self._until(lambda: self.runtime.ready, "the workers did not start")
         return self
 
+    def _opened(self, name: str, data: Path) -> Store:
+        self._stores.append(self._open_store(name, data))
+        return self._stores[-1]
+
     def _open_store(self, name: str, data: Path) -> Store:
-        """The store of a service, on the clock in hand."""
+        """A store by its service's name, on the clock in hand."""
         # A power cut does not happen in a plain test, and not waiting for the disk makes it fast.
         return SqliteStore(data / f"{name}.db", clock=self.clock, synchronous="OFF")
 

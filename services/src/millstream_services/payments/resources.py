@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 import aiohttp
 from millstream.ids import Ids
 from millstream.service.context import ServiceContext
-from millstream.stores.sqlite import SqliteStore
 
 from .provider import PaymentProvider
 from .settings import PaymentSettings, read_settings
@@ -34,8 +33,7 @@ async def make_settings(context: ServiceContext) -> AsyncIterator[PaymentSetting
 
 async def make_provider(context: ServiceContext, settings: PaymentSettings) -> AsyncIterator[PaymentProvider]:
     """The simulated provider with its book and, where this process serves HTTP, its courier."""
-    path = context.data / "provider.db"
-    async with SqliteStore(path, clock=context.clock, instrumentation=context.instrumentation) as store:
+    async with context.open_store("provider") as store:
         book = Book(store)
         own = await book.prepare(context.entropy.token(32).hex().encode())
         provider = SimulatedProvider(

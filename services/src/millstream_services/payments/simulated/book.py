@@ -1,6 +1,6 @@
-"""The simulated provider's book: who was really charged, and how often. A SQLite file of its own, beside the services'.
+"""The simulated provider's book: who was really charged, and how often. A database of its own, beside the services'.
 
-It is read with any SQLite tool: `SELECT key, status, charges, calls FROM charges`.
+It is read with any tool of the engine: `SELECT key, status, charges, calls FROM charges`, on SQLite in `provider.db`.
 """
 
 from __future__ import annotations
