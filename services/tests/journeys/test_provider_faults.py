@@ -12,7 +12,6 @@ from millstream_services.payments.provider import Charge, Charged
 from .conftest import Shop
 
 
-@pytest.mark.everywhere
 async def test_a_declined_payment_fails_the_order_and_another_one_brings_it_back(shop: Shop) -> None:
     order_id = await shop.place("sim_declined")
     await shop.ms.quiet()
