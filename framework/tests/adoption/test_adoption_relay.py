@@ -13,7 +13,7 @@ from threading import Thread
 import psycopg
 import pytest
 import sqlalchemy as sa
-from millstream.adoption import Outbox
+from millstream.adoption import Outbox, tables
 from millstream.cli.app import run
 from millstream.delivery.relay import SWEEP_SECONDS
 from millstream.testing.engines.nats import NatsServer
@@ -200,3 +200,32 @@ def test_the_printed_tables_are_those_that_it_creates(
         assert server.execute(catalogue, "created") == server.execute(catalogue, "printed")
         migrations = "SELECT owner, version, checksum FROM millstream_schema_migrations ORDER BY 1, 2"
         assert server.execute(migrations, "created") == server.execute(migrations, "printed")
+
+
+@pytest.mark.parametrize("schema", [None, "events"])
+def test_its_user_needs_no_more_than_the_guide_says(
+    server: PostgresqlServer, tmp_path: Path, schema: str | None
+) -> None:
+    name = schema or "public"
+    for sql in (
+        "DROP DATABASE IF EXISTS guarded WITH (FORCE)",
+        "DROP ROLE IF EXISTS relay",
+        "CREATE ROLE relay LOGIN",
+        "CREATE DATABASE guarded",
+    ):
+        server.execute(sql)
+    with psycopg.connect(f"{server.url}/guarded") as connection:
+        connection.execute(f"CREATE SCHEMA IF NOT EXISTS {name}".encode())
+        connection.execute(f"SET search_path TO {name}".encode())
+        for sql in tables("postgresql"):
+            connection.execute(sql.encode())
+        connection.execute(
+            f"GRANT USAGE ON SCHEMA {name} TO relay; GRANT SELECT, DELETE ON millstream_outbox TO relay;"
+            "GRANT SELECT, INSERT ON millstream_held_keys TO relay;"
+            "GRANT SELECT, INSERT, UPDATE, DELETE ON millstream_inbox TO relay".encode()
+        )
+    url = f"{server.url}/guarded".replace("millstream@", "relay@")
+    with NatsServer(tmp_path) as nats, RelayProcess(tmp_path, url, nats.url, *(("--schema", name) if schema else ())):
+        with psycopg.connect(f"{server.url}/guarded") as connection:
+            Outbox("shop", schema=schema).publish(Placed("k"), connection=connection)
+        until(lambda: server.execute(f"SELECT count(*) FROM {name}.millstream_outbox", "guarded") == [(0,)])

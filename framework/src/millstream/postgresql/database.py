@@ -21,6 +21,7 @@ from ..errors import MillstreamError, Misconfigured, StoreUnavailable
 from .connection import NO_PARAMETERS, Connection, connect
 from .pool import run
 from .statements import script
+from .values import encoded
 
 __all__ = ["Database", "database_of", "prepare", "run_script"]
 
@@ -182,7 +183,12 @@ async def prepare(database: Database) -> None:
         connection = await database.changer()
     try:
         if database.schema is not None:
-            await run_script(connection, f'CREATE SCHEMA IF NOT EXISTS "{database.schema}"')
+            # IF NOT EXISTS would ask for the right to make one, also where it is there.
+            (found,) = await run(
+                connection, ((b"SELECT to_regnamespace($1) IS NULL", encoded((f'"{database.schema}"',))),)
+            )
+            if connection.rows(found)[0][0]:
+                await run_script(connection, f'CREATE SCHEMA IF NOT EXISTS "{database.schema}"')
         (found,) = await run(connection, ((b"SELECT to_regprocedure('millstream_now()') IS NULL", NO_PARAMETERS),))
         if connection.rows(found)[0][0]:
             await run_script(
