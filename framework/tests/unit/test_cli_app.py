@@ -31,7 +31,7 @@ def test_every_command_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
 
     assert set(COMMANDS) == {
         "up", "run", "check", "tail", "publish", "lanes", "dlq", "outbox", "provision", "asyncapi", "token", "new", "load",
-        "relay",
+        "relay", "simulate",
     }  # fmt: skip
     for name in COMMANDS:
         assert re.search(rf"│ {name} ", listed), name

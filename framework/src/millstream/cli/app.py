@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "new": ("new:new", "Write a working service with its test into a new folder."),
     "token": ("token:token", "Print a bearer token for development."),
     "relay": ("relay:relay", "Forward the outbox of an application that is not written with Millstream."),
+    "simulate": ("simulate:simulate", "Run scenarios of the deterministic simulator, and find what breaks them."),
     "load": ("load.command:load", "Post real baskets as orders and verify that nothing is lost or doubled."),
     "provision": ("provision:provision", "Create the topics and subscriptions that the services declare."),
     "asyncapi": ("asyncapi:asyncapi", "Print the AsyncAPI 3.0 document of all services."),

@@ -47,7 +47,7 @@ class SimulatedClock:
 class SeededEntropy:
     """Randomness that a seed repeats."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int | str) -> None:
         self._random = Random(seed)
 
     def random(self) -> float:

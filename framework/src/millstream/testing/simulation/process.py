@@ -81,7 +81,7 @@ class Process:
         self.alive = self.paused = False
         fences, self._fences = self._fences, []
         for fence in fences:
-            self._loop.outside_context.run(fence)
+            self._loop.outside_context.copy().run(fence)
         kept: list[Step] = []
         self._leave(kept)
         self._kept += [kept, self._loop.tasks_of(self)]

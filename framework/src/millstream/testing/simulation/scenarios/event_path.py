@@ -1,0 +1,66 @@
+"""From a request to the last event that follows from it, whatever dies on the way."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from ..scenario import Scenario
+from ..simulation import Simulation
+from .bank import World, bank, till
+from .clients import Wishes, transfers
+from .invariants import check_bank
+from .operator import look_after
+
+__all__ = ["EventPath", "FailingDisk", "HotKey", "Killed"]
+
+
+class EventPath(Scenario):
+    """Two nodes, several accounts, failures that pass by themselves."""
+
+    name = "event-path"
+    about = "requests, events, effects and timers of two services, while anything dies"
+    accounts: ClassVar[tuple[str, ...]] = ("ann", "ben", "cleo", "flaky", "busy")
+
+    def build(self, sim: Simulation) -> None:
+        self.world = World(sim)
+        self.wishes = Wishes()
+        sim.settings["world"] = self.world
+        sim.node("bank", bank())
+        sim.node("till", till())
+
+    async def work(self, sim: Simulation) -> None:
+        self.wishes = await transfers(sim, sim.nodes["bank"], self.accounts)
+
+    async def tend(self, sim: Simulation) -> bool:
+        return await look_after(sim, sim.nodes["till"])
+
+    async def check(self, sim: Simulation) -> None:
+        await check_bank(sim, self.world, self.wishes)
+
+
+class HotKey(EventPath):
+    """All of it for one key: nothing runs beside anything, and one failure makes everything wait."""
+
+    name = "hot-key"
+    about = "every event has the same key, and one in three fails twice"
+    accounts = ("flaky",)
+
+
+class Killed(EventPath):
+    """Nothing but kills, and many of them."""
+
+    name = "killed"
+    about = "processes are killed at any step, again and again"
+    strikes = ("kill",)
+    most_strikes = 14
+    pause = 1.0
+
+
+class FailingDisk(EventPath):
+    """Commits that fail take everything of their group back, and processes die beside them."""
+
+    name = "failing-disk"
+    about = "syncs fail for a while, so that whole groups of transactions are taken back"
+    strikes = ("disk", "disk", "kill")
+    most_strikes = 8
+    pause = 1.0

@@ -1,0 +1,50 @@
+"""The operator of the till: repairs, redrives and drops, through the operations of the product."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ....delivery.operations import StoreOperations
+from ....delivery.operations_api import DeadLetterFilter
+from ....errors import Refused, Transient
+from ....ports.store import Session
+from ..node import Gone, Node
+from ..simulation import Simulation
+from .bank import POISON
+
+__all__ = ["look_after"]
+
+
+async def look_after(sim: Simulation, node: Node) -> bool:
+    """Decide about every dead letter of the till; False when there was none."""
+    if not node.ready or "till" not in node.bound:
+        return False
+    try:
+        return await node.inside(lambda: _decide(sim, node), "operator")
+    except (Gone, Transient):
+        return True
+
+
+async def _decide(sim: Simulation, node: Node) -> bool:
+    store = node.bound["till"].store
+    operations = StoreOperations("till", store, sim.clock, ["tell"])
+    letters = await operations.dead_letters(DeadLetterFilter())
+    for letter in letters:
+        found = await operations.dead_letter(letter.id)
+        if found is None:
+            continue
+        data = msgspec.json.decode(found.message)["data"]
+        chosen = DeadLetterFilter(ids=(letter.id,))
+        if (data["account"], data["n"]) == POISON:
+            await operations.drop(chosen)
+            continue
+
+        async def repair(session: Session, account: str = data["account"], n: int = data["n"]) -> None:
+            await session.execute("INSERT INTO repaired (account, n) VALUES (?, ?) ON CONFLICT DO NOTHING", account, n)
+
+        await store.transact(repair)
+        try:
+            await operations.redrive(chosen)
+        except Refused:
+            continue  # decided about meanwhile
+    return bool(letters)
