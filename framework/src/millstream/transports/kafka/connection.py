@@ -6,6 +6,8 @@ in its own representation.
 
 from __future__ import annotations
 
+import asyncio
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -13,7 +15,7 @@ from confluent_kafka import KafkaError, KafkaException
 
 from ...errors import MillstreamError, Misconfigured, TransportUnavailable
 
-__all__ = ["NOT_THERE", "REFUSALS", "Connection", "translated"]
+__all__ = ["NOT_THERE", "REFUSALS", "Connection", "answered", "translated"]
 
 _SETTINGS: Final[dict[str, Any]] = {
     "client.id": "millstream",
@@ -93,6 +95,19 @@ class Connection:
         if self.ca:
             settings["ssl.ca.location"] = self.ca
         return settings | more
+
+
+async def answered(future: Future[Any]) -> Any:
+    """What the driver answers. Cancelling leaves the question with it, which cannot take it back."""
+    waiting = asyncio.wrap_future(future)
+    waiting.add_done_callback(_heard)
+    return await asyncio.shield(waiting)
+
+
+def _heard(done: asyncio.Future[Any]) -> None:
+    """Whoever asked may have gone: then an error is for nobody, and nothing to report."""
+    if not done.cancelled():
+        done.exception()
 
 
 def translated(error: KafkaException | KafkaError, doing: str) -> MillstreamError:

@@ -12,7 +12,7 @@ from typing import final
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
 
 from ...errors import MillstreamError
-from .connection import translated
+from .connection import answered, translated
 from .topics import Topics
 
 __all__ = ["Marks"]
@@ -59,7 +59,7 @@ class Marks:
             self._changed[subscription] = kept
         asked = self._topics.admin.delete_consumer_groups([subscription], request_timeout=self._seconds)
         try:
-            await asyncio.shield(asyncio.wrap_future(asked[subscription]))
+            await answered(asked[subscription])
         except KafkaException as error:
             if error.args[0].code() not in _NOTHING_THERE:
                 raise translated(error, f"deleting the group {subscription}") from error

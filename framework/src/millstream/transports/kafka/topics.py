@@ -1,22 +1,29 @@
-"""Topics as the brokers describe them: how many partitions, how large a record, how many copies."""
+"""Topics as the brokers describe them: how many partitions, how large a record, from where to where."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
-from typing import Any, Final, NamedTuple, cast, final
+from typing import Any, Final, NamedTuple, TypeVar, cast, final
 
-from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType  # pyright: ignore[reportPrivateImportUsage] - this is where its documentation has them
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType, TopicMetadata  # pyright: ignore[reportPrivateImportUsage] - this is where its documentation has them
 
 from ...errors import Misconfigured, TransportUnavailable
 from ...ports.transport import Bounds, Durability
-from .connection import NOT_THERE, Connection, translated
+from .connection import NOT_THERE, Connection, answered, translated
+from .durability import Copies, copies, too_weak
+from .metadata import Metadata
 from .wire import OVERHEAD_BYTES
 
 __all__ = ["Layout", "Topics"]
 
+_Found = TypeVar("_Found")
+
 LOOK_AGAIN_SECONDS = 0.02
+SPREAD_SECONDS = 1.0
+"""In a cluster one broker hears of a new topic after another: for so long one that does not know it is asked again."""
 _ON_ITS_WAY: Final = NOT_THERE | {
     KafkaError.NOT_LEADER_FOR_PARTITION,
     KafkaError.LEADER_NOT_AVAILABLE,
@@ -39,13 +46,6 @@ class _Topic(NamedTuple):
     largest_record_bytes: int
 
 
-class _Copies(NamedTuple):
-    replication: int
-    min_insync: int
-    unclean: bool
-    flush: bool
-
-
 @final
 class Topics:
     """Asks and tells the brokers; remembers what it needs for every record. `seconds`: how long one answer may take."""
@@ -55,54 +55,62 @@ class Topics:
             self.admin = cast(Any, AdminClient(connection.settings()))  # it does not say what its futures give
         except KafkaException as error:
             raise Misconfigured(f"kafka: {error.args[0].str()}") from error
+        self._metadata = Metadata(self.admin, connection.hosts, seconds)
         self._hosts = connection.hosts
         self._layout = layout
         self._seconds = seconds
         self._known: dict[str, _Topic] = {}
 
     async def answer(self, future: Future[Any], doing: str) -> Any:
-        """What the brokers answer. Cancelling leaves the question with the driver, which cannot take it back.
+        """What the brokers answer.
 
         Raises:
             Misconfigured: not allowed, or not possible as configured.
             TransportUnavailable: no answer in time, or one that may be another one later.
         """
         try:
-            return await asyncio.shield(asyncio.wrap_future(future))
+            return await answered(future)
         except KafkaException as error:
             raise translated(error, f"{doing} at {self._hosts}") from error
+
+    def close(self) -> None:
+        """Ask nothing more about topics. Idempotent."""
+        self._metadata.close()
 
     # -- what there is ------------------------------------------------------------------------------------------
 
     async def partitions(self, topic: str) -> int | None:
         """Ask the brokers; None when there is no such topic."""
-        described = await self._describe(topic)
-        return None if described is None else len(described.partitions)
+        ask = self._metadata.of
+        found = await (self._settled(ask, topic) if topic in self._known else ask(topic))
+        return None if found is None else len(found.partitions)
 
     async def missing(self, topics: set[str]) -> set[str]:
         """Those of them that are gone."""
-        return {topic for topic in sorted(topics) if await self._describe(topic) is None}
+        return {topic for topic in sorted(topics) if await self._settled(self._metadata.of, topic) is None}
 
     def forget(self, topic: str) -> None:
         """Ask again before the next record."""
         self._known.pop(topic, None)
 
-    async def check(self, topic: str, partition: int, *, fresh: bool = False) -> int:
-        """The largest record that a partition takes. fresh: ask the brokers also about what is known.
+    async def check(self, topic: str, partition: int) -> None:
+        """Ask the brokers for a partition.
 
         Raises:
             Misconfigured: there is no such topic, or no such partition of it.
         """
-        known = None if fresh else self._known.get(topic)
+        _check(topic, partition, len((await self._described(topic)).partitions))
+
+    async def largest(self, topic: str, partition: int) -> int:
+        """The largest record that a partition takes. Asks the brokers about what is not known yet.
+
+        Raises:
+            Misconfigured: there is no such topic, or no such partition of it.
+        """
+        known = self._known.get(topic)
         if known is None or not 0 <= partition < known.partitions:
-            self._known.pop(topic, None)
-            described = await self._describe(topic)
-            if described is None:
-                raise Misconfigured(f"topic {topic} is not provisioned at {self._hosts}")
-            known = _Topic(len(described.partitions), await self._largest(topic))
-            self._known[topic] = known
-        if not 0 <= partition < known.partitions:
-            raise Misconfigured(f"topic {topic} has partitions 0 to {known.partitions - 1}, not {partition}")
+            known = await self._learn(topic)
+        _check(topic, partition, known.partitions)
         return known.largest_record_bytes
 
     async def bounds(self, topic: str, partition: int) -> Bounds:
@@ -113,7 +121,7 @@ class Topics:
             Misconfigured: there is no such topic, or no such partition of it.
             TransportUnavailable: no leader, or none that answers.
         """
-        await self.check(topic, partition)
+        await self.largest(topic, partition)
         place, doing = (
             TopicPartition(topic, partition),
             f"asking for the bounds of {topic}/{partition} at {self._hosts}",
@@ -128,7 +136,7 @@ class Topics:
                 for spec in (OffsetSpec.earliest(), OffsetSpec.latest())
             ]
             try:
-                earliest, latest = [int((await asyncio.shield(asyncio.wrap_future(future))).offset) for future in asked]
+                earliest, latest = [int((await answered(future)).offset) for future in asked]
             except KafkaException as error:
                 if error.args[0].code() not in _ON_ITS_WAY or loop.time() > until:
                     raise translated(error, doing) from error
@@ -138,28 +146,51 @@ class Topics:
                 return Bounds(earliest=earliest, latest=latest)
             await asyncio.sleep(LOOK_AGAIN_SECONDS)
 
-    async def _describe(self, topic: str) -> Any:
-        asked = self.admin.describe_topics(TopicCollection([topic]), request_timeout=self._seconds)
+    async def _learn(self, topic: str) -> _Topic:
+        self._known.pop(topic, None)
+        described = await self._described(topic)
+        known = self._known[topic] = _Topic(len(described.partitions), await self._largest(topic))
+        return known
+
+    async def _described(self, topic: str) -> TopicMetadata:
+        return self._there(topic, await self._settled(self._metadata.of, topic))
+
+    async def _settled(self, ask: Callable[[str], Awaitable[_Found | None]], topic: str) -> _Found | None:
+        """What they say of a topic; None only once it had the time to spread among them."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + SPREAD_SECONDS
+        while True:
+            found = await ask(topic)
+            if found is not None or loop.time() > until:
+                return found
+            await asyncio.sleep(LOOK_AGAIN_SECONDS)
+
+    def _there(self, topic: str, found: _Found | None) -> _Found:
+        if found is None:
+            raise Misconfigured(f"topic {topic} is not provisioned at {self._hosts}")
+        return found
+
+    async def _settings_of(self, topic: str) -> dict[str, str] | None:
         try:
-            return await asyncio.shield(asyncio.wrap_future(asked[topic]))
+            return await self._settings(ResourceType.TOPIC, topic)
         except KafkaException as error:
             if error.args[0].code() in NOT_THERE:
                 return None
-            raise translated(error, f"asking for topic {topic} at {self._hosts}") from error
+            raise translated(error, f"asking for the settings of {topic} at {self._hosts}") from error
 
     async def _settings(self, kind: ResourceType, name: str) -> dict[str, str]:
         resource = ConfigResource(kind, name)
         asked = self.admin.describe_configs([resource], request_timeout=self._seconds)
-        found = await self.answer(asked[resource], f"asking for the settings of {name}")
+        found = await answered(asked[resource])
         return {entry.name: entry.value for entry in found.values() if entry.value is not None}
 
     async def _largest(self, topic: str) -> int:
         ours = self._layout.largest_record_bytes
         try:
-            settings = await self._settings(ResourceType.TOPIC, topic)
+            settings = await self._settled(self._settings_of, topic)
         except Misconfigured:
             return ours  # not allowed to ask: the broker refuses what is too large
-        return min(ours, int(settings["max.message.bytes"]) - OVERHEAD_BYTES)
+        return min(ours, int(self._there(topic, settings)["max.message.bytes"]) - OVERHEAD_BYTES)
 
     # -- what there is to be ------------------------------------------------------------------------------------
 
@@ -167,7 +198,7 @@ class Topics:
         """Create a topic and wait until every partition has a leader; or compare with what is there."""
         if partitions < 1:
             raise Misconfigured(f"topic {topic}: {partitions} partitions; a topic has at least one")
-        if await self._describe(topic) is None:
+        if await self._metadata.of(topic) is None:
             await self._create(topic, partitions)
         described = await self._with_leaders(topic)
         if len(described.partitions) != partitions:
@@ -175,7 +206,7 @@ class Topics:
                 f"topic {topic} has {len(described.partitions)} partitions, not {partitions}; "
                 "changing the count is drain and switch"
             )
-        largest = await self.check(topic, 0, fresh=True)
+        largest = (await self._learn(topic)).largest_record_bytes
         if largest < self._layout.largest_record_bytes:
             raise Misconfigured(
                 f"topic {topic} takes records up to {largest} bytes: set its max.message.bytes to "
@@ -202,18 +233,18 @@ class Topics:
             [NewTopic(topic, partitions, replication, config=config)], request_timeout=self._seconds
         )
         try:
-            await asyncio.shield(asyncio.wrap_future(created[topic]))
+            await answered(created[topic])
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise translated(error, f"creating topic {topic} at {self._hosts}") from error
 
-    async def _with_leaders(self, topic: str) -> Any:
+    async def _with_leaders(self, topic: str) -> TopicMetadata:
         """The description of a topic that exists, once nothing of it is on its way any more."""
         loop = asyncio.get_running_loop()
         until = loop.time() + self._seconds
         while True:
-            described = await self._describe(topic)
-            if described is not None and all(found.leader is not None for found in described.partitions):
+            described = await self._metadata.of(topic)
+            if described is not None and all(found.leader >= 0 for found in described.partitions.values()):
                 return described
             if loop.time() > until:
                 raise TransportUnavailable(f"kafka: topic {topic} has partitions without a leader at {self._hosts}")
@@ -222,63 +253,35 @@ class Topics:
     # -- how safe it is -----------------------------------------------------------------------------------------
 
     async def durability(self) -> Durability:
-        """The weakest of the topics in use; before there are any, what a new one would get.
-
-        A broker confirms from its page cache, which outlives its process and not its machine. So a power cut is survived by
-        the copies on other machines, or where the broker writes through before it confirms (`flush.messages=1`).
-        """
+        """The weakest of the topics in use; before there are any, what a new one would get."""
         weakest = ""
         for topic in sorted(self._known) or [None]:
-            copies = await self._copies_of(topic) if topic is not None else await self._copies_by_default()
-            weakest = weakest or _too_weak(copies, f"topic {topic}" if topic is not None else "a new topic")
+            found = await self._copies_of(topic) if topic is not None else await self._copies_by_default()
+            weakest = weakest or too_weak(found, f"topic {topic}" if topic is not None else "a new topic")
         return Durability(process_crash=True, power_loss=not weakest, why_not=weakest)
 
-    async def _copies_of(self, topic: str) -> _Copies:
-        described = await self._describe(topic)
-        if described is None:
-            raise Misconfigured(f"topic {topic} is not provisioned at {self._hosts}")
-        replication = min(len(found.replicas) for found in described.partitions)
-        return _copies(replication, await self._settings(ResourceType.TOPIC, topic), "flush.messages")
+    async def _copies_of(self, topic: str) -> Copies:
+        described = await self._described(topic)
+        settings = self._there(topic, await self._settled(self._settings_of, topic))
+        replication = min(len(found.replicas) for found in described.partitions.values())
+        return copies(replication, settings, "flush.messages")
 
-    async def _copies_by_default(self) -> _Copies:
-        cluster = await self.answer(
-            self.admin.describe_cluster(request_timeout=self._seconds), "asking for the brokers"
-        )
-        settings = await self._settings(ResourceType.BROKER, str(cluster.nodes[0].id))
+    async def _copies_by_default(self) -> Copies:
+        try:
+            cluster = await answered(self.admin.describe_cluster(request_timeout=self._seconds))
+            settings = await self._settings(ResourceType.BROKER, str(cluster.nodes[0].id))
+        except KafkaException as error:
+            raise translated(error, f"asking for the brokers at {self._hosts}") from error
         layout = self._layout
         replication = layout.replication or int(settings["default.replication.factor"])
         if layout.min_insync is not None:
             settings["min.insync.replicas"] = str(layout.min_insync)
         if layout.flush:
             settings["log.flush.interval.messages"] = "1"
-        return _copies(
-            replication, settings | {"unclean.leader.election.enable": "false"}, "log.flush.interval.messages"
-        )
+        settings["unclean.leader.election.enable"] = "false"  # as topics are created
+        return copies(replication, settings, "log.flush.interval.messages")
 
 
-_NOT_FLUSHED: Final = str(2**63 - 1)
-
-
-def _copies(replication: int, settings: dict[str, str], flush: str) -> _Copies:
-    return _Copies(
-        replication,
-        int(settings.get("min.insync.replicas", "1")),
-        settings.get("unclean.leader.election.enable") == "true",
-        settings.get(flush, _NOT_FLUSHED) == "1",
-    )
-
-
-def _too_weak(copies: _Copies, what: str) -> str:
-    """Which setting of it loses a confirmed record when one machine loses its power; empty when none does."""
-    needs: list[str] = []
-    if copies.flush and not copies.unclean:
-        return ""
-    if copies.replication < 2:
-        needs.append(f"replication factor is {copies.replication}, it needs 3 (or flush.messages=1: ?flush=true)")
-    if copies.min_insync < 2:
-        needs.append(f"min.insync.replicas is {copies.min_insync}, it needs 2")
-    if copies.unclean:
-        needs.append("unclean.leader.election.enable is true, it needs false")
-    if not needs:
-        return ""
-    return f"{what}: a broker confirms from its page cache, which a power cut empties; {'; '.join(needs)}"
+def _check(topic: str, partition: int, partitions: int) -> None:
+    if not 0 <= partition < partitions:
+        raise Misconfigured(f"topic {topic} has partitions 0 to {partitions - 1}, not {partition}")

@@ -99,14 +99,14 @@ class KafkaTransport:
     async def check(self, topic: str, partition: int) -> None:
         """For a reader: raise what the port says about a partition that is not there, or a log that is away."""
         self._check_open()
-        await self._topics.check(topic, partition, fresh=True)
+        await self._topics.check(topic, partition)
         self._check_open()
 
     # -- publishing ---------------------------------------------------------------------------------------------
 
     async def publish(self, topic: str, partition: int, records: Sequence[Record]) -> int:
         self._check_open()
-        largest = await self._topics.check(topic, partition)
+        largest = await self._topics.largest(topic, partition)
         refused = next((index for index, record in enumerate(records) if _size(record) > largest), None)
         wanted = records[:refused]
         confirmed = await self._publish(topic, partition, wanted) if wanted else 0
@@ -225,6 +225,7 @@ class KafkaTransport:
             async with asyncio.TaskGroup() as ending:
                 for one in (*senders, *fetchers):
                     ending.create_task(one.aclose(CLOSE_SECONDS))
+            self._topics.close()
             del self._topics, self._marks
 
     def _check_open(self) -> None:
