@@ -24,13 +24,14 @@ import aio_pika
 import nats
 import nats.js.api
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import OFFSET_END, Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic  # pyright: ignore[reportPrivateImportUsage] - this is where its documentation has them
 from millstream import Event, Service, Tx
 from millstream.binary_mode import STRUCTURED
 from millstream.clock import SystemClock
+from millstream.errors import Misconfigured, TransportUnavailable
 from millstream.ids import SystemEntropy
-from millstream.ports.instrumentation import Silent
+from millstream.ports.instrumentation import Field, Silent
 from millstream.ports.intake import ForeignMessage, IntakeSource
 from millstream.runtime.adapters import AdapterContext, open_intake
 from millstream.runtime.runtime import Composition, Runtime
@@ -38,8 +39,12 @@ from millstream.stores.sqlite import SqliteStore
 from millstream.testing.engines.kafka import KafkaServer
 from millstream.testing.engines.nats import NatsServer
 from millstream.testing.engines.rabbitmq import RabbitmqServer
-from millstream.testing.engines.server import EngineServer
+from millstream.testing.engines.server import EngineServer, free_port
 from millstream.transports.log import open_transport
+from millstream.transports.rabbitmq import frames
+from millstream.transports.rabbitmq.connection import Login
+from millstream.transports.rabbitmq.intake import IntakeOptions, RabbitmqIntake
+from millstream.transports.rabbitmq.link import Link
 
 PATIENCE_SECONDS = 60.0
 ENGINES = ["rabbitmq", "kafka", "nats"]
@@ -149,6 +154,10 @@ class Foreign:
         """Return once the engine has confirmed all of them."""
         raise NotImplementedError
 
+    async def drop(self) -> None:
+        """Delete the queue with what is in it."""
+        raise NotImplementedError
+
     async def open(self) -> int:
         """How many messages are not acknowledged, delivered or not."""
         raise NotImplementedError
@@ -206,12 +215,10 @@ class NatsQueue(Foreign):
     def url(self) -> str:
         return f"nats://127.0.0.1:{self.server.port}?stream={self.name}&consumer=millstream&prefetch={PREFETCH}"
 
-    async def make(self, **settings: Any) -> None:
+    async def make(self, retention: str = nats.js.api.RetentionPolicy.WORK_QUEUE, **settings: Any) -> None:
         async with self.client() as js:
-            await js.add_stream(
-                name=self.name, subjects=[f"{self.name}.>"], retention=nats.js.api.RetentionPolicy.WORK_QUEUE
-            )
-            config = {"ack_policy": nats.js.api.AckPolicy.EXPLICIT, "ack_wait": 3.0, **settings}
+            await js.add_stream(name=self.name, subjects=[f"{self.name}.>"], retention=retention)
+            config = {"ack_policy": nats.js.api.AckPolicy.EXPLICIT, "ack_wait": 1.0, **settings}
             await js.add_consumer(self.name, nats.js.api.ConsumerConfig(durable_name="millstream", **config))
 
     async def send(self, messages: Sequence[Sent]) -> None:
@@ -225,6 +232,10 @@ class NatsQueue(Foreign):
     async def open(self) -> int:
         async with self.client() as js:
             return (await js.stream_info(self.name)).state.messages
+
+    async def drop(self) -> None:
+        async with self.client() as js:
+            await js.delete_stream(self.name)
 
     async def info(self) -> nats.js.api.ConsumerInfo:
         async with self.client() as js:
@@ -251,6 +262,11 @@ class KafkaTopic(Foreign):
         made = admin.create_topics([NewTopic(self.name, partitions, 1)])
         await asyncio.wrap_future(made[self.name])
 
+    async def drop(self) -> None:
+        admin = AdminClient({"bootstrap.servers": self.server.bootstrap, "log_level": 0})
+        await asyncio.wrap_future(admin.delete_topics([self.name])[self.name])
+        await asyncio.wrap_future(admin.delete_consumer_groups([f"{self.name}-intake"])[f"{self.name}-intake"])
+
     async def send(self, messages: Sequence[Sent]) -> None:
         await asyncio.to_thread(self._send, messages)
 
@@ -260,7 +276,7 @@ class KafkaTopic(Foreign):
             {"bootstrap.servers": self.server.bootstrap, "partitioner": "random", "acks": "all", "log_level": 0}
         )
         for message in messages:
-            headers = {f"ce_{name}": value for name, value in message.attributes.items()}
+            headers: dict[str, str | bytes | None] = {f"ce_{k}": value for k, value in message.attributes.items()}
             if message.content_type is not None:
                 headers["content-type"] = message.content_type
             producer.produce(self.name, message.body, headers=headers)
@@ -503,6 +519,314 @@ async def test_an_engine_killed_and_started_again_loses_and_doubles_none(
         await until(lambda: _is(queue.open, 0))
         await until(lambda: _has_all(running.seen, 330))
         assert sorted(await running.seen()) == list(range(330))
+
+
+# -- what an operator may get wrong --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "wrong"),
+    [
+        (
+            "rabbitmq://u:s3cret@:1,host:x/a/b?colour=red&timeout=soon&prefetch=0&tls=maybe",
+            ("colour", "soon", "prefetch=0", "tls=maybe", "%2F", "broker ':1'", "broker 'host:x'", "?queue=NAME"),
+        ),
+        (
+            "nats://u:s3cret@host:x/path?colour=red&stream=a.b&prefetch=0&timeout=0",
+            ("colour", "stream=a.b", "prefetch=0", "timeout", "'/path'", "host:x", "consumer=NAME"),
+        ),
+        (
+            "kafka://u:s3cret@?colour=red&session=0s&wait=soon&sasl=none&ca=/nowhere",
+            ("colour", "session=0s", "soon", "sasl=none", "/nowhere", "?topic=NAME", "group=NAME", "kafka://host"),
+        ),
+    ],
+    ids=lambda value: value.partition(":")[0] if isinstance(value, str) else "",
+)
+def test_every_problem_of_a_url_is_listed_at_once_and_the_password_is_not(url: str, wrong: Sequence[str]) -> None:
+    with pytest.raises(Misconfigured) as refused:
+        open_intake(url, context())
+    assert [text for text in wrong if text not in str(refused.value)] == []
+    assert "s3cret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "rabbitmq://u:s3cret@127.0.0.1:{port}?queue=q",
+        "nats://u:s3cret@127.0.0.1:{port}?stream=s&consumer=c",
+        "kafka://u:s3cret@127.0.0.1:{port}?topic=t&group=g",
+    ],
+    ids=lambda url: url.partition(":")[0],
+)
+async def test_an_engine_that_is_away_is_said_to_be_in_bounded_time(url: str) -> None:
+    async with asyncio.timeout(20):
+        async with open_intake(url.format(port=free_port()), context()) as source:
+            with pytest.raises(TransportUnavailable) as away:
+                await source.next(1)
+    assert "s3cret" not in str(away.value)
+
+
+async def test_a_queue_that_does_not_exist_is_named(queue: Foreign) -> None:
+    queue.name = "nobody-made-this"
+    with pytest.raises(Misconfigured, match="nobody-made-this"):
+        async with asyncio.timeout(PATIENCE_SECONDS), queue.source() as source:
+            await source.next(1)
+
+
+async def test_a_stream_of_rabbitmq_is_refused_before_anything_is_accepted(
+    make: Callable[[str], Awaitable[RabbitmqQueue]],
+) -> None:
+    queue = await make("rabbitmq")
+    queue.name += "-stream"
+    async with await aio_pika.connect(queue.server.amqp_url) as connection:
+        channel = await connection.channel()
+        await channel.declare_queue(queue.name, durable=True, arguments={"x-queue-type": "stream"})
+    async with asyncio.timeout(PATIENCE_SECONDS), queue.source() as source, asyncio.TaskGroup() as group:
+        sending = group.create_task(_keep_sending(queue))
+        with pytest.raises(Misconfigured, match="stream"):
+            await source.next(1)
+        sending.cancel()
+
+
+async def _keep_sending(queue: Foreign) -> None:
+    """A consumer of a stream sees only what comes after it."""
+    while True:
+        await queue.send(orders([0]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [({"ack_policy": nats.js.api.AckPolicy.NONE}, "explicit"), ({"deliver_subject": "elsewhere"}, "pull")],
+)
+async def test_a_consumer_of_nats_that_loses_messages_is_refused(
+    servers: Callable[[str], EngineServer], settings: dict[str, Any], why: str
+) -> None:
+    queue = NatsQueue(servers("nats"), f"legacy-{uuid4().hex[:8]}")
+    await queue.make(retention=nats.js.api.RetentionPolicy.LIMITS, **settings)
+    with pytest.raises(Misconfigured, match=why):
+        async with queue.source() as source:
+            await source.next(1)
+
+
+async def test_a_consumer_of_nats_that_gives_up_on_a_message_is_warned_of(
+    servers: Callable[[str], EngineServer],
+) -> None:
+    queue, said = NatsQueue(servers("nats"), f"legacy-{uuid4().hex[:8]}"), list[Mapping[str, object]]()
+    await queue.make(max_deliver=3)
+    await queue.send(orders([1]))
+
+    class Listening(Silent):
+        def log(self, level: str, event: str, **fields: Field) -> None:
+            said.append({"event": event, **fields})
+
+    async with open_intake(queue.url, AdapterContext(Path(), SystemClock(), Listening())) as source:
+        assert len(await source.next(1)) == 1
+    assert [fields["event"] for fields in said] == ["intake_too_weak"]
+    assert "max_deliver is 3" in str(said[0]["why"])
+
+
+async def test_records_of_kafka_that_are_gone_are_an_error_that_names_the_choices(
+    make: Callable[[str], Awaitable[KafkaTopic]],
+) -> None:
+    queue = await make("kafka")
+    await queue.send(orders(range(30)))
+    async with queue.source() as source:
+        taken = 0
+        while taken < 30:
+            taken += len(await source.next(5))
+            await source.acknowledge()
+    await queue.send(orders(range(30, 90)))
+    admin = AdminClient({"bootstrap.servers": queue.server.bootstrap, "log_level": 0})
+    deleted = admin.delete_records([TopicPartition(queue.name, n, OFFSET_END) for n in range(3)])
+    for future in deleted.values():
+        await asyncio.wrap_future(future)
+    with pytest.raises(Misconfigured, match="--reset-offsets"):
+        async with asyncio.timeout(PATIENCE_SECONDS), queue.source() as source:
+            await source.next(5)
+
+
+# -- how much is here ----------------------------------------------------------------------------------------------
+
+
+async def test_no_more_than_the_prefetch_is_unacknowledged(make: Callable[[str], Awaitable[RabbitmqQueue]]) -> None:
+    queue = await make("rabbitmq")
+    await queue.send(orders(range(60)))
+    async with queue.source() as source:
+        assert len(await source.next(5)) <= 5
+        await until(lambda: _is(queue.ready, 60 - PREFETCH))
+        found = 0
+        while found < PREFETCH - 5:
+            found += len(await source.next(5))
+        assert await queue.ready() == 60 - PREFETCH
+        await source.acknowledge()
+        await until(lambda: _is(queue.ready, 60 - 2 * PREFETCH))
+    await until(lambda: _is(queue.ready, 60 - PREFETCH))
+
+
+async def test_no_more_than_the_prefetch_is_pending_at_nats(make: Callable[[str], Awaitable[NatsQueue]]) -> None:
+    queue, most = await make("nats"), 0
+    await queue.send(orders(range(100)))
+    async with queue.source() as source:
+        taken = 0
+        while taken < 100:
+            found = await source.next(5)
+            most = max(most, (await queue.info()).num_ack_pending or 0)
+            taken += len(found)
+            await source.acknowledge()
+    assert 5 <= most <= PREFETCH
+    assert await queue.open() == 0
+
+
+async def test_kafka_is_told_of_what_was_acknowledged_and_of_nothing_else(
+    make: Callable[[str], Awaitable[KafkaTopic]],
+) -> None:
+    queue = await make("kafka")
+    await queue.send(orders(range(60)))
+    async with queue.source() as source:
+        acknowledged = 0
+        for _ in range(3):
+            found = await source.next(7)
+            assert len(found) <= 7
+            await source.acknowledge()
+            acknowledged += len(found)
+            assert await queue.open() == 60 - acknowledged
+        await source.next(7)
+    assert await queue.open() == 60 - acknowledged
+
+
+@pytest.mark.parametrize("engine", ["rabbitmq", "nats"])
+async def test_what_was_not_accepted_at_an_orderly_end_comes_again_at_once(
+    engine: str, make: Callable[[str], Awaitable[Foreign]]
+) -> None:
+    """Long before NATS would deliver it again by itself."""
+    queue = await make(engine)
+    if isinstance(queue, NatsQueue):
+        await queue.drop()
+        await queue.make(ack_wait=60.0)
+    await queue.send(orders(range(10)))
+    async with queue.source() as source:
+        before = {message.identity for message in await _take(source, 10)}
+    async with asyncio.timeout(10), queue.source() as source:
+        after = {message.identity for message in await _take(source, 10)}
+    assert after == before
+    assert None not in before
+
+
+async def test_nats_is_asked_for_patience_while_the_store_is_away(servers: Callable[[str], EngineServer]) -> None:
+    queue = NatsQueue(servers("nats"), f"legacy-{uuid4().hex[:8]}")
+    await queue.make(ack_wait=0.5)
+    await queue.send(orders(range(10)))
+    async with queue.source() as source:
+        await _take(source, 10)
+        since = time.monotonic()
+        await until(lambda: _holds(lambda: time.monotonic() > since + 2.0))
+        await source.acknowledge()
+        info = await queue.info()
+    assert (info.num_redelivered, await queue.open()) == (0, 0)
+
+
+# -- which message is which ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", ["kafka", "nats"])
+async def test_a_queue_that_is_deleted_and_made_again_does_not_pass_for_the_old_one(
+    engine: str, make: Callable[[str], Awaitable[Foreign]]
+) -> None:
+    """Its numbers begin again, and its messages must not be taken for copies of the old ones."""
+    queue, identities = await make(engine), list[str | None]()
+    for _ in range(2):
+        await queue.send(orders(range(20)))
+        async with queue.source() as source:
+            identities += [message.identity for message in await _take(source, 20)]
+        await queue.drop()
+        await queue.make()
+    assert len(set(identities)) == 40
+
+
+async def test_messages_of_rabbitmq_are_told_apart_by_id_and_body(
+    make: Callable[[str], Awaitable[RabbitmqQueue]],
+) -> None:
+    queue = await make("rabbitmq")
+    async with await aio_pika.connect(queue.server.amqp_url) as connection:
+        channel = await connection.channel()
+        for body, id_ in ((b"1", "a"), (b"1", "a"), (b"2", "a"), (b"1", "b")):
+            await channel.default_exchange.publish(aio_pika.Message(body, message_id=id_), queue.name)
+    async with queue.source() as source:
+        same, again, other_body, other_id = [message.identity for message in await _take(source, 4)]
+    assert same == again
+    assert len({same, other_body, other_id}) == 3
+    async with queue.source(identity="body") as source:
+        assert len({message.identity for message in await _take(source, 4)}) == 2
+
+
+async def test_a_message_of_rabbitmq_without_an_id_has_no_identity_unless_its_body_is_one(
+    make: Callable[[str], Awaitable[RabbitmqQueue]],
+) -> None:
+    queue = await make("rabbitmq")
+    # aio-pika gives every message an id, so these go by hand.
+    link = Link(
+        [("127.0.0.1", queue.server.port)],
+        Login("guest", "guest", "/", None),
+        purpose="test",
+        timeout=10,
+        heartbeat=10,
+        clock=SystemClock(),
+    )
+    link.open()
+    channel = await link.channel(RabbitmqIntake(link, IntakeOptions()))
+    for body in (b"1", b"2"):
+        parts = frames.content(channel.number, b"text/plain", frames.table({}), body, 100_000)
+        channel.send(b"".join((frames.publish(channel.number, queue.name), *parts)))
+    async with queue.source() as source:
+        assert [message.identity for message in await _take(source, 2)] == [None, None]
+    async with queue.source(identity="body") as source:
+        first, second = await _take(source, 2)
+    assert first.identity != second.identity
+    assert None not in (first.identity, second.identity)
+    await link.close()
+
+
+async def test_members_of_a_group_share_a_topic_of_kafka_and_take_over_from_one_that_leaves(
+    make: Callable[[str], Awaitable[KafkaTopic]],
+) -> None:
+    queue = await make("kafka")
+    taken: list[list[str | None]] = [[], []]
+    leaving, left = asyncio.Event(), asyncio.Event()
+
+    async def member(n: int) -> None:
+        async with queue.source() as source:
+            while not (n == 0 and leaving.is_set()):
+                try:
+                    async with asyncio.timeout(0.3):
+                        found = await source.next(3)
+                except TimeoutError:
+                    if n == 1 and left.is_set() and await queue.open() == 0:
+                        return
+                    continue
+                taken[n] += [message.identity for message in found]
+                await source.acknowledge()
+        left.set()
+
+    async with asyncio.timeout(PATIENCE_SECONDS), asyncio.TaskGroup() as group:
+        members = [group.create_task(member(n)) for n in (0, 1)]
+        total = 0
+        while not all(taken):
+            await queue.send(orders(range(total, total + 30)))
+            total += 30
+        leaving.set()
+        await members[0]
+        await queue.send(orders(range(total, total + 30)))
+        total += 30
+    assert len(set(taken[0]) | set(taken[1])) == total
+    assert None not in taken[0]
+
+
+async def _take(source: IntakeSource, count: int) -> list[ForeignMessage]:
+    found: list[ForeignMessage] = []
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while len(found) < count:
+            found += await source.next(count - len(found))
+    return found
 
 
 async def _is(ask: Callable[[], Awaitable[object]], value: object) -> bool:
