@@ -5,7 +5,9 @@ is there, comes to rest, stops in order; unless it is killed before.
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from millstream.delivery.operations_api import DeadLetterFilter
 from millstream.delivery.outbox import Outbox
 from millstream.delivery.tx import Tx
 from millstream.errors import Refused, Transient
-from millstream.ports.instrumentation import Silent
+from millstream.ports.instrumentation import Field, Silent
 from millstream.ports.store import Session, Store
 from millstream.ports.transport import Transport
 from millstream.runtime import adapters
@@ -61,6 +63,18 @@ class Sabotage:
 INTACT = Sabotage()
 
 
+class Diary(Silent):
+    """Keeps the log lines of all lives in one file, which says most of what there is to say about one that got stuck."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "log.txt"
+
+    def log(self, level: str, event: str, **fields: Field) -> None:
+        if level != "debug":
+            with self._file.open("a") as file:
+                file.write(f"{time.time():.2f} {os.getpid()} {level} {event} {fields}\n")
+
+
 class Engines(msgspec.Struct, frozen=True):
     """Other engines than the embedded ones, by the URLs of their adapters. lease: of a claim, in seconds: where several
     processes share a store, it is how long the next life waits for what a killed one held."""
@@ -101,6 +115,7 @@ def live(folder: Path, life: Life) -> Body:
             limits=Limits(batch_messages=40, lease_seconds=lease),
             partitions=3,
             settings=lambda _: {"points": points},
+            instrumentation=Diary(folder),
         )
         async with Runtime((bank, till), composition) as runtime:
             report.ready()
@@ -119,13 +134,13 @@ def live(folder: Path, life: Life) -> Body:
 def _store(folder: Path, engines: Engines | None, name: str) -> Store:
     if engines is None:
         return SqliteStore(folder / f"{name}.db")
-    return adapters.open_store(engines.store, name, folder, CLOCK, Silent())
+    return adapters.open_store(engines.store, name, folder, CLOCK, Diary(folder))
 
 
 def _log(folder: Path, engines: Engines | None) -> Transport:
     if engines is None:
         return LogTransport(folder / "log.db")
-    return adapters.open_transport(engines.transport, adapters.AdapterContext(folder, CLOCK, Silent()))
+    return adapters.open_transport(engines.transport, adapters.AdapterContext(folder, CLOCK, Diary(folder)))
 
 
 async def _produce(bound: Bound, life: Life) -> None:

@@ -6,6 +6,7 @@ whatever happens in it: nothing of the parent's runs twice.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import select
 import signal
@@ -19,14 +20,19 @@ import uvloop
 
 __all__ = ["Body", "End", "Forked", "Report"]
 
+WHERE = signal.SIGUSR1
+"""Asks a worker where its tasks wait."""
+WHERE_SECONDS = 2.0
+
 How = Literal["done", "killed", "raised", "stuck"]
 
 
 class End(msgspec.Struct, frozen=True):
     """How a worker ended.
 
-    how: `done`: its body returned; `killed` by SIGKILL; `raised`: `text` is the traceback; `stuck`: it did not end in
-    time and was killed then. point: where it was, if it said so. counts: hits by point, of a worker that was done.
+    how: `done`: its body returned; `killed` by SIGKILL; `raised`: `text` is the traceback, or the signal that ended it;
+    `stuck`: it did not end in time and was killed then, `text` says where its tasks waited. point: where it was, if it
+    said so. counts: hits by point, of a worker that was done.
     """
 
     how: How
@@ -123,7 +129,10 @@ class Forked:
         return None
 
     def kill(self, *, stuck: bool = False) -> End:
-        """SIGKILL now."""
+        """SIGKILL now. One that is stuck is asked first where it waits."""
+        if stuck:
+            os.kill(self.pid, WHERE)
+            select.select([self._descriptor], [], [], WHERE_SECONDS)
         os.kill(self.pid, signal.SIGKILL)
         while heard := os.read(self._descriptor, 65_536):
             self._heard += heard
@@ -146,8 +155,10 @@ class Forked:
             counts.update(one.counts)
         if stuck:
             return End("stuck", point, text)
-        if os.WIFSIGNALED(status):
+        if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
             return End("killed", point or "at random", text)
+        if os.WIFSIGNALED(status):  # a library that gave up with abort() has not been killed by us
+            return End("raised", point, text or f"ended by {signal.Signals(os.WTERMSIG(status)).name}")
         if os.waitstatus_to_exitcode(status) != 0:
             return End("raised", point, text or f"exit code {os.waitstatus_to_exitcode(status)}")
         return End("done", point, text, counts)
@@ -155,10 +166,33 @@ class Forked:
 
 def _live(body: Body, report: Report) -> NoReturn:
     code = 1
+
+    async def watched() -> None:
+        asyncio.get_running_loop().add_signal_handler(WHERE, lambda: report.failed(_stacks()))
+        await body(report)
+
     try:
-        uvloop.run(body(report))
+        uvloop.run(watched())
         code = 0
     except BaseException:  # noqa: BLE001 - the parent decides what it means
         report.failed(traceback.format_exc())
     finally:
         os._exit(code)
+
+
+def _stacks() -> str:
+    """What each task waits for."""
+    found = [f"{task.get_name()} {stack}" for task in asyncio.all_tasks() if (stack := _awaits(task))]
+    return "\n".join(sorted(found))
+
+
+def _awaits(task: asyncio.Task[Any]) -> str:
+    # `Task.get_stack` shows the outermost coroutine alone; what it awaits tells more.
+    places: list[str] = []
+    at: Any = task.get_coro()
+    while at is not None:
+        frame = getattr(at, "cr_frame", None) or getattr(at, "gi_frame", None)
+        if frame is not None:
+            places.append(f"{frame.f_code.co_qualname}:{frame.f_lineno}")
+        at = getattr(at, "cr_await", None) or getattr(at, "gi_yieldfrom", None)
+    return " > ".join(places)
