@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,8 @@ class Engines(msgspec.Struct, frozen=True):
 
 
 class Life(msgspec.Struct, frozen=True):
-    """transfers: how many there are to be in the end. point, hit: where to die. poison: transfers of that account too."""
+    """transfers: how many there are to be in the end. point, hit: where to die. poison: transfers of that account too.
+    until: transfers are made until this file is there, however many, with `pause` seconds behind each."""
 
     transfers: int
     point: str = ""
@@ -93,6 +95,8 @@ class Life(msgspec.Struct, frozen=True):
     poison: bool = False
     sabotage: Sabotage = INTACT
     engines: Engines | None = None
+    until: Path | None = None
+    pause: float = 0.0
 
 
 def live(folder: Path, life: Life) -> Body:
@@ -146,8 +150,14 @@ def _log(folder: Path, engines: Engines | None) -> Transport:
 async def _produce(bound: Bound, life: Life) -> None:
     dice = random.Random()
     accounts = (*ACCOUNTS, *[POISON[0]] * 4) if life.poison else ACCOUNTS
-    while await _transfer(bound, life.transfers, dice.choice(accounts), dice):
-        pass
+    while await _transfer(bound, _limit(life), dice.choice(accounts), dice):  # noqa: ASYNC110 - the pace of a producer
+        await asyncio.sleep(life.pause)
+
+
+def _limit(life: Life) -> int:
+    if life.until is None:
+        return life.transfers
+    return 0 if life.until.exists() else sys.maxsize
 
 
 async def _transfer(bound: Bound, limit: int, account: str, dice: random.Random) -> bool:
