@@ -12,6 +12,7 @@ import pytest
 sys.path.append(str(Path(__file__).parents[1]))
 
 from bench.peers.catalogue import ROWS, chosen
+from bench.peers.goals import goals
 from bench.peers.judge import (
     Effect,
     judge,
@@ -87,3 +88,21 @@ def test_rows_are_chosen_by_name_and_by_group() -> None:
 
 def test_a_row_that_failed_has_a_line_too() -> None:
     assert len(cells(ROWS[0], Measured(failed=["nats did not start"]))) == len(COLUMNS)
+
+
+def test_a_goal_is_judged_for_what_was_measured_only() -> None:
+    by_name = {row.name: row for row in ROWS}
+    reached = goals(
+        [
+            (by_name["millstream-nats"], Measured(end_to_end=4_100.0, p50_ms=3.5, lost=0)),
+            (by_name["pgqueuer"], Measured(end_to_end=4_200.0)),
+            (by_name["pgqueuer-100"], Measured(end_to_end=9_000.0)),
+            (by_name["watermill-sql"], Measured(end_to_end=9_000.0)),
+        ]
+    )
+    assert {figure.name: figure.met for figure in reached} == {
+        "millstream-nats end_to_end": True,
+        "millstream-nats ahead of pgqueuer": False,
+        "millstream-nats p50_ms": False,
+        "millstream-nats lost": True,
+    }

@@ -28,7 +28,9 @@ from tempfile import mkdtemp
 from rich.console import Console
 
 from ..machine import conditions, describe
+from ..report import print_table as print_goals
 from .catalogue import PYTHON, ROWS, WATERMILL, chosen
+from .goals import goals
 from .phases import TINY, Measured, Sizes, measure
 from .processes import ROOT
 from .report import markdown, print_line, print_table, save
@@ -92,7 +94,11 @@ def main(arguments: list[str]) -> int:
     elif options.markdown:
         print(markdown(pairs, versions, DURABILITY))
     else:
-        print_table(pairs, time.monotonic() - began)
+        seconds = time.monotonic() - began
+        print_table(pairs, seconds)
+        if reached := goals(pairs):
+            print()
+            print_goals(reached, seconds)
     if (not options.rows or options.keep) and not options.tiny and not interrupted:
         print(f"raw results: {save(pairs, machine, versions, sizes).relative_to(ROOT)}", file=sys.stderr)
     return int(any(found.failed for row, found in pairs if row.group == "millstream"))

@@ -301,13 +301,12 @@ def _task_queues() -> list[Row]:
 
 
 ROWS: tuple[Row, ...] = (
-    *_millstream("nats", "kafka", "postgresql"),
+    *_millstream("nats", "kafka", "postgresql", "rabbitmq", "redis"),
     *_bare(),
     *_peers(),
     *_faststream(),
     *_more_on_postgresql(),
     *_task_queues(),
-    *_millstream("rabbitmq", "redis"),
 )
 
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from .goals import goals
 from .phases import Measured, Sizes
 from .row import Row
 
@@ -99,6 +100,7 @@ def save(pairs: Sequence[Pair], machine: dict[str, Any], versions: dict[str, str
         "versions": versions,
         "sizes": dataclasses.asdict(sizes),
         "rows": [_plain(row, found) for row, found in pairs],
+        "goals": [figure.line() for figure in goals(pairs)],
     }
     path.write_text(json.dumps(content, indent=1) + "\n")
     return path
