@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,12 +12,18 @@ from typing import Any, Self
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from millstream import Event, Service, Tx
 from millstream.binary_mode import STRUCTURED
 from millstream.clock import SystemClock
-from millstream.errors import Misconfigured, TransportUnavailable
-from millstream.message import Message, encode_message
+from millstream.delivery.intake import record_of
+from millstream.delivery.prepared import prepare_one
+from millstream.errors import Misconfigured, StoreUnavailable, TransportUnavailable
+from millstream.ids import Ids
+from millstream.message import Message, encode_message, event_type
 from millstream.ports.intake import ForeignMessage
+from millstream.postgresql.values import encoded
 from millstream.runtime.runtime import Composition, Runtime
 from millstream.stores.sqlite import SqliteStore
 from millstream.testing.harness import Harness
@@ -168,6 +175,86 @@ async def test_a_queue_that_is_away_or_not_there_yet_is_asked_again(tmp_path: Pa
         await running.until(seen)
 
 
+async def test_while_the_store_is_away_the_queue_is_not_asked_to_deliver_again(tmp_path: Path) -> None:
+    """Some engines drop what was given back a few times."""
+    queue = Queue(*bodies(1, 2, 3))
+    running = Running(tmp_path, queue)
+    async with Runtime([shop(tmp_path)], running.composition):
+        outage = Outage(running.store, tries=3)
+        queue.waiting.append(ForeignMessage(bodies(4)[0], identity="another"))
+        outage.begin()
+        queue.news.set()
+        await running.until(outage.over)
+
+        async def all_seen() -> bool:
+            return sorted(await running.totals()) == [1, 2, 3, 4]
+
+        await running.until(all_seen)
+    assert (queue.opened, queue.acknowledged) == (1, 4)
+
+
+async def test_a_commit_that_counted_unseen_is_repeated_under_the_same_ids(tmp_path: Path) -> None:
+    """A message without an identity too: it is in hand, so that everybody knows it for the same."""
+    queue = Queue()
+    running = Running(tmp_path, queue)
+    async with Runtime([shop(tmp_path)], running.composition):
+        await queue.asked.wait()
+        outage = Outage(running.store, tries=2, commits=True)
+        queue.waiting.append(ForeignMessage(bodies(7)[0]))
+        outage.begin()
+        queue.news.set()
+        await running.until(outage.over)
+        queue.waiting.append(ForeignMessage(bodies(8)[0]))
+        queue.news.set()
+
+        async def last() -> bool:
+            return 8 in await running.totals()
+
+        await running.until(last)
+        assert await running.totals() == [7, 8]
+
+
+async def test_stopping_while_the_store_is_away_leaves_the_messages_to_the_queue(tmp_path: Path) -> None:
+    queue = Queue()
+    running = Running(tmp_path, queue)
+    async with asyncio.timeout(15):
+        async with Runtime([shop(tmp_path)], running.composition):
+            await queue.asked.wait()
+            outage = Outage(running.store, tries=1_000_000)
+            outage.begin()
+            queue.waiting.append(ForeignMessage(bodies(1)[0], identity="1"))
+            queue.news.set()
+            await outage.tried.wait()
+    assert (queue.acknowledged, len(queue.waiting)) == (0, 1)
+
+
+class Outage:
+    """A store that is away for those who write to the outbox from outside of handlers. commits: it does the work, and the
+    answer is lost."""
+
+    def __init__(self, store: SqliteStore, tries: int, *, commits: bool = False) -> None:
+        self._store = store
+        self._left = tries
+        self._commits = commits
+        self._transact = store.transact
+        self.tried = asyncio.Event()
+
+    def begin(self) -> None:
+        self._store.transact = self._refuse
+
+    async def over(self) -> bool:
+        return self._left == 0
+
+    async def _refuse(self, work: Callable[..., Any]) -> Any:
+        if self._left == 0 or "intake" not in work.__module__:
+            return await self._transact(work)
+        self._left -= 1
+        self.tried.set()
+        if self._commits:
+            await self._transact(work)
+        raise StoreUnavailable("the disk is full")
+
+
 async def test_stopping_ends_the_wait_for_a_message(tmp_path: Path) -> None:
     queue = Queue()
     async with asyncio.timeout(10):
@@ -231,6 +318,17 @@ async def test_a_cloudevents_message_keeps_its_own_envelope(ms: Harness) -> None
         ForeignMessage(b'{"order": 7}', key="k"),
         ForeignMessage(b"", key="k"),
         ForeignMessage(b"not an envelope", content_type=STRUCTURED, key="k"),
+        ForeignMessage(b"[" * 100_000, key="k"),
+        ForeignMessage(b'{"order": "o-\\u0000", "total": 1}'),
+        ForeignMessage(b"{}", key="half \ud800", content_type="text/\ud800"),
+        ForeignMessage(b"\xff", key="a\0b", identity="\ud800", content_type="text/\ud800"),
+        ForeignMessage(b"{}", attributes={"specversion": "1.0", "id": "\ud800", "source": "a", "type": "LegacyOrder"}),
+        ForeignMessage(b"{}", attributes={"specversion": "1.0", "id": "\0", "source": "a", "type": "LegacyOrder"}),
+        ForeignMessage(b"{}", attributes={"specversion": "0.3"}),
+        ForeignMessage(
+            b'{"specversion": "1.0", "id": "a", "source": "b", "type": "LegacyOrder", "data_base64": "abc"}',
+            content_type=STRUCTURED,
+        ),
     ],
 )
 async def test_what_fits_nothing_becomes_a_dead_letter_and_holds_nobody_up(
@@ -240,3 +338,30 @@ async def test_what_fits_nothing_becomes_a_dead_letter_and_holds_nobody_up(
     await ms.quiet()
     assert [letter[2] for letter in await ms.dead_letters("shop")] == ["undecodable"]
     assert await ms.rows("shop", "SELECT key, total FROM seen") == [("k", 1)]
+
+
+_texts = st.text(st.characters(exclude_categories=()), max_size=12)
+_bodies = st.one_of(
+    st.binary(max_size=30),
+    _texts.map(lambda key: json.dumps({"order": key, "total": 1}).encode()),
+    _texts.map(
+        lambda key: json.dumps({"specversion": "1.0", "id": "a", "source": "b", "type": "c", "subject": key}).encode()
+    ),
+)
+
+
+@given(
+    st.builds(
+        ForeignMessage,
+        _bodies,
+        identity=st.none() | _texts,
+        key=st.none() | _texts,
+        content_type=st.sampled_from([None, STRUCTURED, "application/json"]) | _texts,
+        attributes=st.dictionaries(_texts, _texts) | _texts.map(lambda text: {"specversion": "1.0", "subject": text}),
+    )
+)
+def test_there_is_a_storable_record_for_every_message(message: ForeignMessage) -> None:
+    """What no store takes would be delivered again and again, with everything behind it."""
+    _, key, value = record_of(message, event_type(LegacyOrder), "/shop/intake/a", Ids(), 1_700_000_000_000_000)
+    encoded((key, value))  # as PostgreSQL takes it, which is stricter than SQLite
+    prepare_one(value, 1, {"LegacyOrder": event_type(LegacyOrder)}, {})

@@ -83,8 +83,14 @@ def _refuse_nul(message: Message) -> None:
 
 
 def _data_of(message: Message) -> bytes | msgspec.Raw:
+    """Raises:
+    Undecodable: it is no base64.
+    """
     if message.data_base64 is not None:
         import base64  # foreign producers only
 
-        return base64.b64decode(message.data_base64)
+        try:
+            return base64.b64decode(message.data_base64)
+        except ValueError as error:
+            raise Undecodable("data_base64", str(error)) from error
     return message.data
