@@ -8,16 +8,19 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, NamedTuple, Self
+from urllib.parse import parse_qsl, urlsplit
 from uuid import uuid4
 
 import aio_pika
@@ -218,8 +221,8 @@ class NatsQueue(Foreign):
     async def make(self, retention: str = nats.js.api.RetentionPolicy.WORK_QUEUE, **settings: Any) -> None:
         async with self.client() as js:
             await js.add_stream(name=self.name, subjects=[f"{self.name}.>"], retention=retention)
-            config = {"ack_policy": nats.js.api.AckPolicy.EXPLICIT, "ack_wait": 1.0, **settings}
-            await js.add_consumer(self.name, nats.js.api.ConsumerConfig(durable_name="millstream", **config))
+            explicit = {"durable_name": "millstream", "ack_policy": nats.js.api.AckPolicy.EXPLICIT, "ack_wait": 1.0}
+            await js.add_consumer(self.name, nats.js.api.ConsumerConfig(**{**explicit, **settings}))
 
     async def send(self, messages: Sequence[Sent]) -> None:
         async with self.client() as js:
@@ -467,7 +470,7 @@ async def test_without_acknowledging_after_acceptance_a_killed_process_loses_mes
 
 
 def _outbox_and_inbox(folder: Path) -> int:
-    with sqlite3.connect(folder / "shop.db") as file:
+    with closing(sqlite3.connect(folder / "shop.db")) as file:
         return file.execute(
             "SELECT (SELECT COUNT(*) FROM millstream_outbox) + (SELECT COUNT(*) FROM millstream_inbox)"
         ).fetchone()[0]
@@ -519,6 +522,45 @@ async def test_an_engine_killed_and_started_again_loses_and_doubles_none(
         await until(lambda: _is(queue.open, 0))
         await until(lambda: _has_all(running.seen, 330))
         assert sorted(await running.seen()) == list(range(330))
+
+
+# -- as an operator runs it ----------------------------------------------------------------------------------------
+
+ROOT = Path(__file__).parents[3]
+GUIDE = ROOT / "docs" / "guide" / "intakes.md"
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_the_configuration_of_the_guide_runs_the_example(
+    engine: str, servers: Callable[[str], EngineServer], tmp_path: Path
+) -> None:
+    """Each block, with the port of a real engine in it."""
+    server = servers(engine)
+    (block,) = re.findall(rf"^```toml\n# {engine}\n(.*?)^```$", GUIDE.read_text(encoding="utf-8"), re.M | re.S)
+    url = tomllib.loads(block)["intakes"]["legacy-orders"]
+    options = dict(parse_qsl(urlsplit(url).query))
+    queue = QUEUES[engine](server, options.get("queue") or options.get("topic") or options["stream"])
+    await (queue.make(durable_name=options["consumer"]) if isinstance(queue, NatsQueue) else queue.make())
+    await queue.send([Sent(b'{"number": "A-%d", "total": %d}' % (n, n)) for n in range(20)])
+    config = tmp_path / "millstream.toml"
+    config.write_text(re.sub(r"127\.0\.0\.1:\d+", f"127.0.0.1:{urlsplit(server.url).port}", block))
+    command = [sys.executable, "-m", "millstream", "run", "shop", "examples.intakes.legacy:shop"]
+    command += ["--config", str(config), "--port", "0", "--data", str(tmp_path / "var")]
+    process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=asyncio.subprocess.DEVNULL)
+    try:
+        expected = [(f"A-{n}", n) for n in range(20)]
+        await until(lambda: _holds(lambda: _orders(tmp_path / "var" / "shop.db") == expected))
+    finally:
+        process.terminate()
+        assert await process.wait() == 0
+
+
+def _orders(file: Path) -> list[tuple[str, int]]:
+    try:
+        with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as database:
+            return database.execute("SELECT number, total FROM orders ORDER BY total").fetchall()
+    except sqlite3.OperationalError:  # there is no file yet, or no table in it
+        return []
 
 
 # -- what an operator may get wrong --------------------------------------------------------------------------------

@@ -127,6 +127,16 @@ def test_services_read_free_tables_under_either_spelling_of_their_name(tmp_path:
     assert settings.service("unknown") == {}
 
 
+def test_an_intake_is_found_under_either_spelling_of_its_name(tmp_path: Path) -> None:
+    file = tmp_path / "millstream.toml"
+    file.write_text('[intakes]\nlegacy-orders = "rabbitmq://here?queue=a"\n')
+
+    assert load_settings(file).intake("legacy-orders") == "rabbitmq://here?queue=a"
+    settings = load_settings(file, {"MILLSTREAM_INTAKES__LEGACY_ORDERS": "none"})
+    assert settings.intake("legacy-orders") == "none"
+    assert settings.intake("unknown") is None
+
+
 def test_no_secret_is_shown(tmp_path: Path) -> None:
     (tmp_path / "url").write_text("nats://user:s3cret@host\n")
     env = {

@@ -98,7 +98,12 @@ class _Up:
             http_url=settings.http.public_url or url,
             remote=self.network.channel(self.clock, entropy, telemetry),
             open_intake=lambda name: open_intake(_queue_of(settings, name), adapters),
-            without_intakes=frozenset(name for name, queue in settings.intakes.items() if queue == "none"),
+            without_intakes=frozenset(
+                taken.name
+                for service in self.services
+                for taken in service.intakes
+                if settings.intake(taken.name) == "none"
+            ),
         )
         try:
             async with self.network, Runtime(self.services, composition) as runtime:
@@ -178,7 +183,7 @@ class _Up:
 
 
 def _queue_of(settings: Settings, intake: str) -> str:
-    queue = settings.intakes.get(intake)
+    queue = settings.intake(intake)
     if queue is None:
         raise Misconfigured(
             f'intake {intake!r} has no queue: set [intakes] {intake} = "rabbitmq://…?queue=NAME", or "none" to leave it out'

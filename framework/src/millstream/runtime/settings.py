@@ -211,6 +211,11 @@ class Settings(_Section, frozen=True):
         """The free settings of a service. From the environment they are texts: convert with `strict=False`."""
         return {**self.services.get(name.replace("-", "_"), {}), **self.services.get(name, {})}
 
+    def intake(self, name: str) -> str | None:
+        """The queue of an intake; None where there is none. In the environment `_` stands for `-`, and what is said there
+        is the later word."""
+        return self.intakes.get(name.replace("-", "_"), self.intakes.get(name))
+
     @property
     def development_key(self) -> Path:
         """Where the key lies that `millstream token` signs with."""

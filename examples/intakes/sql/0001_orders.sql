@@ -1,0 +1,4 @@
+CREATE TABLE orders (
+    number TEXT PRIMARY KEY,
+    total INTEGER NOT NULL
+);
