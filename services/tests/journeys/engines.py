@@ -84,15 +84,7 @@ class Engines:
         """An engine, started now if it is not yet."""
         if name not in self._servers:
             self._servers[name] = self._stack.enter_context(SERVERS[name](self._folder / name))
-            if name == "postgresql":
-                self._postgresql.execute("CREATE DATABASE journeys")
         return self._servers[name]
-
-    @property
-    def _postgresql(self) -> PostgresqlServer:
-        server = self.server("postgresql")
-        assert isinstance(server, PostgresqlServer)
-        return server
 
     def url(self, name: str) -> str:
         """What `--store` and `--transport` take; schemas of one database on PostgreSQL, which are faster to make."""

@@ -1,8 +1,8 @@
 """Where a service's tables live, from a URL: a database of the service's own, or a schema of its own in a given one.
 
 `postgresql://user@host:5432` means database `orders` for service `orders`; `postgresql://user@host/platform` means
-schema `orders` in database `platform`, for servers where databases are handed out by somebody else. What is missing is
-made, as far as the user may.
+schema `orders` in database `platform`, for servers where databases are handed out by somebody else, or several systems
+share one. What is missing is made, as far as the user may.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ async def prepare(database: Database) -> None:
     try:
         connection = await database.changer()
     except Misconfigured as error:
-        if database.schema is not None or f'database "{database.name}" does not exist' not in str(error):
+        if f'database "{database.name}" does not exist' not in str(error):
             raise
         await _create_database(database)
         connection = await database.changer()
