@@ -167,6 +167,9 @@ class Worker:
             # Where the epoch is another one, its next transaction would fail anyhow.
             if division.held.get(place) != held.claim.epoch or place in division.surplus:
                 held.stop()
+        for place, epoch in division.held.items():
+            if place not in self._held:
+                await self._let_go(place, epoch)
         if any(place[0] != RELAY and place[0] not in self._registered for place in division.wanted):
             await self._register_again()
         now = self._e.clock.monotonic()
@@ -174,6 +177,13 @@ class Worker:
             known = place[0] == RELAY or place[0] in self._registered
             if self._runs(place) and known and place not in self._held and self._not_before.get(place, 0.0) <= now:
                 await self._take(group, place)
+
+    async def _let_go(self, place: tuple[int, int], epoch: int) -> None:
+        """Release what is held in our name and not worked on: the store was away when it was to be released, or when it was
+        taken. Our signs of life would keep it for ever, and nobody would run it."""
+        claim = Claim(*place, epoch, 0, 0, self._e.limits.lease_us)
+        await self._e.store.transact(lambda session: claims.release(session, claim))
+        self._wake.set()
 
     def _runs(self, place: tuple[int, int]) -> bool:
         """Whether a claim of this kind is to be worked on; not any more once the worker stops."""
