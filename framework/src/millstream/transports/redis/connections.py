@@ -145,7 +145,11 @@ class Connections:
             return cast(Any, await connection.read_response())
         except ResponseError:
             raise
-        except (RedisError, OSError) as error:
+        except (
+            RedisError,
+            OSError,
+            RuntimeError,
+        ) as error:  # RuntimeError: uvloop's, of a connection that is closed by now
             await connection.disconnect(nowait=True)
             await self._drop_idle()
             raise TransportUnavailable(
