@@ -40,6 +40,15 @@ def test_names_are_read_whatever_their_case_and_our_numbers_are_numbers() -> Non
     assert decode_message(structured(upper, b"1", None)).dataversion == 3
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("subject", "half \ud800"), ("half\ud800", "x"), ("dataversion", "9" * 20), ("dataversion", "9" * 5000)],
+)
+def test_no_attribute_is_such_that_nothing_comes_out(name: str, value: str) -> None:
+    """A reader would meet the same record again and again."""
+    assert structured({**ATTRIBUTES, name: value}, b"1", None)
+
+
 def test_a_lacking_attribute_is_left_to_the_reader() -> None:
     with pytest.raises(Undecodable, match="id"):
         decode_message(structured({"specversion": "1.0", "source": "x", "type": "T"}, b"1", None))

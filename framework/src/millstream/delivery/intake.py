@@ -173,8 +173,7 @@ def record_of(message: ForeignMessage, event: EventType, source: str, ids: Ids, 
     if message.content_type is not None and is_structured(message.content_type):
         value = message.body
     elif message.attributes.get("specversion"):
-        attributes = {name: _sound(text) for name, text in message.attributes.items()}
-        value = structured(attributes, message.body, _sound_or_none(message.content_type))
+        value = structured(message.attributes, message.body, message.content_type)
     else:
         key, value = _wrapped(message, queue_key, event, source, ids, now_us)
         return event.topic, key, value
@@ -205,7 +204,7 @@ def _wrapped(
         time=format_time(now_us),
         data=data,
         subject=key,
-        datacontenttype="application/json" if encoded is None else _sound_or_none(message.content_type),
+        datacontenttype="application/json" if encoded is None else _sound(message.content_type or "") or None,
         data_base64=encoded,
         dataversion=event.version,
     )
@@ -215,10 +214,6 @@ def _wrapped(
 def _sound(text: str) -> str:
     """Without halves of surrogate pairs, which no encoder takes; headers of foreign engines may hold any bytes."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
-
-
-def _sound_or_none(text: str | None) -> str | None:
-    return None if text is None else _sound(text)
 
 
 def _storable(key: str) -> str:
