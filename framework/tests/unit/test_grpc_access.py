@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import os
 import stat
 from collections.abc import AsyncIterator, Callable
-from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from google.protobuf.wrappers_pb2 import StringValue
 from millstream import Caller
 from millstream.contracts import Status
@@ -25,6 +19,7 @@ from millstream.grpc.passport import PASSPORT, PROOF, MutualTls, SharedKey, writ
 from millstream.grpc.tls import Certificates, read_certificates, shared_key
 from millstream.ids import SystemEntropy
 
+from .authority import Authority
 from .grpc_bench import ALICE, CLOCK, KEY, Bench, Stock, benched, error_of
 
 WHO = "/shop.v1.Stock/Who"
@@ -142,40 +137,6 @@ def test_the_shared_key_makes_itself_once_and_for_its_owner_only(tmp_path: Path)
 
 
 # -- mutual TLS -------------------------------------------------------------------------------------------------------
-
-
-class Authority:
-    """A certificate authority that lasts a test."""
-
-    def __init__(self) -> None:
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._cert = self._signed("authority", self._key.public_key(), None)
-        self.pem = self._cert.public_bytes(serialization.Encoding.PEM)
-
-    def issue(self, name: str) -> Certificates:
-        key = ec.generate_private_key(ec.SECP256R1())
-        cert = self._signed(name, key.public_key(), self._cert.subject)
-        private = key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        return Certificates(cert.public_bytes(serialization.Encoding.PEM), private, self.pem)
-
-    def _signed(self, name: str, public: Any, issuer: x509.Name | None) -> x509.Certificate:
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        now = dt.datetime.now(dt.UTC)
-        names = x509.SubjectAlternativeName([x509.DNSName(name), x509.IPAddress(IPv4Address("127.0.0.1"))])
-        return (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(issuer or subject)
-            .public_key(public)
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - dt.timedelta(minutes=1))
-            .not_valid_after(now + dt.timedelta(hours=1))
-            .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
-            .add_extension(names, critical=False)
-            .sign(self._key, hashes.SHA256())
-        )
 
 
 async def test_with_mutual_tls_the_certificate_is_the_proof(bench: Bench) -> None:
