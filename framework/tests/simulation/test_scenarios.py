@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -12,9 +13,9 @@ from millstream.testing.simulation.campaign import Tally, crash_points, seeds, s
 from millstream.testing.simulation.registry import SCENARIOS
 from millstream.testing.simulation.safeguards import SAFEGUARDS
 
-SEEDS = 8
+SEEDS = 6
 """For each scenario, with each push. More come with `millstream simulate SCENARIO --seeds N`."""
-PATIENCE = 60
+PATIENCE = 100
 """Seeds within which the removal of a safeguard must be caught."""
 
 
@@ -42,24 +43,24 @@ def test_no_promise_is_broken(name: str) -> None:
 
 @pytest.mark.parametrize("name", SAFEGUARDS)
 def test_the_removal_of_a_safeguard_is_caught(name: str) -> None:
-    safeguard = SAFEGUARDS[name]
+    safeguard, seen = SAFEGUARDS[name], list[str]()
     for outcome in seeds(SCENARIOS[safeguard.scenario], range(PATIENCE), safeguard.removal):
-        if outcome.violations:
-            assert not any("the scenario failed" in words for words in outcome.violations), outcome.violations
+        seen += outcome.violations
+        if any(re.search(safeguard.shows, words) for words in outcome.violations):
             return
-    pytest.fail(f"{name}: its removal went unseen through {PATIENCE} seeds of {safeguard.scenario}")
+    pytest.fail(f"{name}: its removal went unseen through {PATIENCE} seeds of {safeguard.scenario}; seen: {seen[:5]}")
 
 
 @pytest.mark.parametrize("recovery", [False, True], ids=["once", "again-while-it-recovers"])
 def test_a_crash_at_any_step_breaks_no_promise(recovery: bool) -> None:
-    every = len(crash_points(SCENARIOS["event-path"], 3)) // (12 if recovery else 40)
+    every = len(crash_points(SCENARIOS["event-path"], 3)) // (8 if recovery else 30)
     tally, broken = Tally(), list[str]()
     for outcome in sweep(SCENARIOS["event-path"], 3, every=every, recovery=recovery):
         tally.add(outcome)
         broken += outcome.violations
 
     assert broken == []
-    assert tally.crash_points >= (1 + recovery) * tally.runs > 10
+    assert tally.crash_points >= (1 + recovery) * tally.runs >= 8
 
 
 def test_the_command_gives_one_hash_in_interpreters_that_hash_differently() -> None:

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 from ...errors import Misconfigured
 from .scenario import Scenario
+from .scenarios.dead_letters import KillingMessage, PoisonGoOn, PoisonHold, RedriveDuringFailure
+from .scenarios.edges import HundredRequests, RefusedRecord, Shutdown, SlowConsumer
 from .scenarios.event_path import EventPath, FailingDisk, HotKey, Killed
 
 __all__ = ["SCENARIOS", "scenario_named"]
 
-SCENARIOS: dict[str, type[Scenario]] = {
-    scenario.name: scenario for scenario in (EventPath, HotKey, Killed, FailingDisk)
-}
+_ALL: tuple[type[Scenario], ...] = (
+    EventPath,
+    HotKey,
+    Killed,
+    FailingDisk,
+    PoisonHold,
+    PoisonGoOn,
+    RedriveDuringFailure,
+    KillingMessage,
+    HundredRequests,
+    RefusedRecord,
+    SlowConsumer,
+    Shutdown,
+)
+
+SCENARIOS: dict[str, type[Scenario]] = {scenario.name: scenario for scenario in _ALL}
 
 
 def scenario_named(name: str) -> type[Scenario]:

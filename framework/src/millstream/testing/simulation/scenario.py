@@ -38,7 +38,6 @@ from .simulation import Simulation
 
 __all__ = ["Crash", "Outcome", "Scenario", "play"]
 
-TEND_SECONDS = 1.5
 ORDERS: tuple[Order, ...] = ("any", "fifo")
 
 
@@ -51,6 +50,8 @@ class Scenario:
     most_strikes: ClassVar[int] = 5
     pause: ClassVar[float] = 3.0
     """Seconds between two strikes, at most."""
+    tend_seconds: ClassVar[float] = 1.5
+    """How often operators look."""
     faults: ClassVar[Faults] = Faults(
         lost_request=0.01, lost_answer=0.02, late_request=0.005, repeated=0.01, partial=0.03
     )
@@ -161,7 +162,7 @@ async def _phases(scenario: Scenario, sim: Simulation, nemesis: Nemesis) -> None
 
 async def _tend(scenario: Scenario, sim: Simulation) -> None:
     while True:
-        await asyncio.sleep(TEND_SECONDS)
+        await asyncio.sleep(scenario.tend_seconds)
         await scenario.tend(sim)
 
 

@@ -30,7 +30,9 @@ from .sqlite import Disk, SimulatedSqliteStore
 
 __all__ = ["Simulation"]
 
-SETTLE_SECONDS = 600.0
+SETTLE_SECONDS = 300.0
+MOST_LIVES = 25
+"""Of a node after the heal: one that still ends then ends for ever."""
 LOOK_SECONDS = 0.5
 
 
@@ -129,6 +131,7 @@ class Simulation:
     async def settle(self, tend: Callable[[], Awaitable[bool]]) -> bool:
         """After the heal: wait until everything is at rest, restarting what ends. `tend`: what operators do meanwhile; says
         whether they did anything. False, and a violation, if it never comes to rest."""
+        lives = {node.name: node.lives for node in self.nodes.values()}
         deadline, rested, found = self.loop.time() + SETTLE_SECONDS, 0, ["nothing was looked at"]
         while rested < 2:
             if self.loop.time() > deadline:
@@ -137,6 +140,9 @@ class Simulation:
             await asyncio.sleep(LOOK_SECONDS)
             for node in self.nodes.values():
                 node.start()
+                if node.lives > lives[node.name] + MOST_LIVES:
+                    self.violated(f"{node.name} ends again and again")
+                    return False
             if not all(node.ready for node in self.nodes.values()):
                 found = [f"{node.name} does not start" for node in self.nodes.values() if not node.ready]
                 rested = 0

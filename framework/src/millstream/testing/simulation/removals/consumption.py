@@ -9,7 +9,7 @@ from typing import Any
 from ....ports.store import Session
 from .through import OneStore, SessionThrough, StoreThrough, Work, rewriting
 
-__all__ = ["NoEpochCheck", "NoInbox", "NoLaneCheck", "NoStartMarker", "NoSuspicion", "PositionApart"]
+__all__ = ["NoEpochCheck", "NoInbox", "NoLaneCheck", "NoStartMarker", "NoSuspicion", "NoUndo", "PositionApart"]
 
 _ADVANCE = "UPDATE millstream_claims\nSET position = ?"
 
@@ -93,3 +93,16 @@ class NoSuspicion(OneStore):
     """A claim that was not released is taken as if it had been: what killed its holder runs in a batch again."""
 
     kind = rewriting({"ELSE ? END\nWHERE (subscription": "ELSE 0 * ? END\nWHERE (subscription"})
+
+
+class NoUndo(OneStore):
+    """What a failing handler changed stays."""
+
+    class kind(StoreThrough):  # noqa: N801 - as above
+        def session(self, session: Session) -> Any:
+            return _Keeping(session)
+
+
+class _Keeping(SessionThrough):
+    async def rollback(self) -> None:
+        await self.inner.release()

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from ....delivery.driving import drive
-from ....errors import TransportUnavailable
+from ....errors import RecordRefused, TransportUnavailable
 from ....message import Record
 from ....ports.store import Row, Session, Store
 from ....ports.transport import Transport
@@ -19,7 +19,10 @@ __all__ = [
     "AnswerBeforeCommit",
     "EarlyConfirmation",
     "GoesOnBehindAGap",
+    "NoStoredReply",
     "OutboxApart",
+    "RefusedIsDropped",
+    "TimerApart",
     "UncommittedRows",
     "WholeBatchConfirmed",
 ]
@@ -112,6 +115,67 @@ class AnswerBeforeCommit(OneStore):
             return committing.result()
 
 
+class NoStoredReply(OneStore):
+    """The reply to a request is not kept: one that comes again is done again."""
+
+    of = ("bank",)
+
+    class kind(StoreThrough):  # noqa: N801 - as above
+        def session(self, session: Session) -> Any:
+            return _Forgetting(session)
+
+
+class _Forgetting(SessionThrough):
+    async def fetch_one(self, sql: str, *params: Any) -> Row | None:
+        return None if "FROM millstream_idempotency" in sql else await self.inner.fetch_one(sql, *params)
+
+    async def fetch(self, sql: str, *params: Any) -> list[Row]:
+        return [] if "FROM millstream_idempotency" in sql else await self.inner.fetch(sql, *params)
+
+    async def execute(self, sql: str, *params: Any) -> int:
+        return 1 if "millstream_idempotency" in sql else await self.inner.execute(sql, *params)
+
+
+class TimerApart(OneStore):
+    """A due timer goes in a transaction of its own, before the one that writes its message to the outbox."""
+
+    of = ("bank",)
+
+    class kind(StoreThrough):  # noqa: N801 - as above
+        async def transact(self, work: Work) -> Any:
+            taken: list[list[Row]] = []
+            try:
+                return await self.through(partial(_TakingFirst, taken=taken), work)
+            except _Due as due:
+                sql, params = due.sql, due.params
+
+            async def take(session: Session) -> list[Row]:
+                return await session.fetch(sql, *params)
+
+            taken.append(await self.inner.transact(take))
+            return await self.through(partial(_TakingFirst, taken=taken), work)
+
+
+class _Due(BaseException):
+    def __init__(self, sql: str, params: tuple[Any, ...]) -> None:
+        super().__init__()
+        self.sql = sql
+        self.params = params
+
+
+class _TakingFirst(SessionThrough):
+    def __init__(self, inner: Any, taken: list[list[Row]]) -> None:
+        super().__init__(inner)
+        self._taken = taken
+
+    async def fetch(self, sql: str, *params: Any) -> list[Row]:
+        if not sql.startswith("DELETE FROM millstream_timers"):
+            return await self.inner.fetch(sql, *params)
+        if not self._taken:
+            raise _Due(sql, params)
+        return self._taken[-1]
+
+
 class _Log(Removal):
     kind: type[Any] = TransportThrough
 
@@ -159,4 +223,20 @@ class GoesOnBehindAGap(_Log):
                 if not taken:
                     await self.inner.publish(topic, partition, records[index + 1 :])
                     return index
+            return len(records)
+
+
+class RefusedIsDropped(_Log):
+    """A record that the log refuses is forgotten, and the rest goes on."""
+
+    class kind(TransportThrough):  # noqa: N801 - as above
+        async def publish(self, topic: str, partition: int, records: Sequence[Record]) -> int:
+            left = list(records)
+            while left:
+                try:
+                    done = await self.inner.publish(topic, partition, left)
+                except RecordRefused as refused:
+                    del left[: refused.index + 1]
+                else:
+                    return len(records) - len(left) + done
             return len(records)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from ..scenario import Scenario
 from ..simulation import Simulation
 from .bank import World, bank, till
 from .clients import Wishes, transfers
-from .invariants import check_bank
+from .invariants import Fact, check_bank
 from .operator import look_after
 
 __all__ = ["EventPath", "FailingDisk", "HotKey", "Killed"]
@@ -21,21 +21,34 @@ class EventPath(Scenario):
     about = "requests, events, effects and timers of two services, while anything dies"
     accounts: ClassVar[tuple[str, ...]] = ("ann", "ben", "cleo", "flaky", "busy")
 
+    repairs: ClassVar[float] = 1.0
+    """The chance that an operator repairs before redriving."""
+    after_dead_letter: ClassVar[Literal["hold", "go_on"]] = "hold"
+
     def build(self, sim: Simulation) -> None:
         self.world = World(sim)
         self.wishes = Wishes()
+        self.buried: set[Fact] = set()
+        """Transfers that a dead letter was about."""
         sim.settings["world"] = self.world
         sim.node("bank", bank())
-        sim.node("till", till())
+        sim.node("till", till(self.after_dead_letter))
 
     async def work(self, sim: Simulation) -> None:
         self.wishes = await transfers(sim, sim.nodes["bank"], self.accounts)
 
     async def tend(self, sim: Simulation) -> bool:
-        return await look_after(sim, sim.nodes["till"])
+        return await look_after(sim, sim.nodes["till"], self.buried, self.repairs)
 
     async def check(self, sim: Simulation) -> None:
-        await check_bank(sim, self.world, self.wishes)
+        await check_bank(sim, self.world, self.wishes, given_up=self.given_up, late=self.late)
+
+    given_up: ClassVar[frozenset[Fact]] = frozenset()
+    """Transfers whose events the operator drops."""
+
+    def late(self, fact: Fact) -> bool:
+        """Whether a transfer may be handled after its successors."""
+        return False
 
 
 class HotKey(EventPath):

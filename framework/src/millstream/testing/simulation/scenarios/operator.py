@@ -11,21 +11,23 @@ from ....ports.store import Session
 from ..node import Gone, Node
 from ..simulation import Simulation
 from .bank import POISON
+from .invariants import Fact
 
 __all__ = ["look_after"]
 
 
-async def look_after(sim: Simulation, node: Node) -> bool:
-    """Decide about every dead letter of the till; False when there was none."""
+async def look_after(sim: Simulation, node: Node, seen: set[Fact], repairs: float = 1.0) -> bool:
+    """Decide about every dead letter of the till; False when there was none. seen: receives whose they were. repairs: the
+    chance that one is repaired before it is redriven, instead of failing once more."""
     if not node.ready or "till" not in node.bound:
         return False
     try:
-        return await node.inside(lambda: _decide(sim, node), "operator")
+        return await node.inside(lambda: _decide(sim, node, seen, repairs), "operator")
     except (Gone, Transient):
         return True
 
 
-async def _decide(sim: Simulation, node: Node) -> bool:
+async def _decide(sim: Simulation, node: Node, seen: set[Fact], repairs: float) -> bool:
     store = node.bound["till"].store
     operations = StoreOperations("till", store, sim.clock, ["tell"])
     letters = await operations.dead_letters(DeadLetterFilter())
@@ -35,6 +37,7 @@ async def _decide(sim: Simulation, node: Node) -> bool:
             continue
         data = msgspec.json.decode(found.message)["data"]
         chosen = DeadLetterFilter(ids=(letter.id,))
+        seen.add((data["account"], data["n"]))
         if (data["account"], data["n"]) == POISON:
             await operations.drop(chosen)
             continue
@@ -42,7 +45,8 @@ async def _decide(sim: Simulation, node: Node) -> bool:
         async def repair(session: Session, account: str = data["account"], n: int = data["n"]) -> None:
             await session.execute("INSERT INTO repaired (account, n) VALUES (?, ?) ON CONFLICT DO NOTHING", account, n)
 
-        await store.transact(repair)
+        if sim.healed or sim.random.random() < repairs:
+            await store.transact(repair)
         try:
             await operations.redrive(chosen)
         except Refused:
