@@ -19,7 +19,7 @@ COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-e
            --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint engines bench bench-peers lock proto venv dev clean
+.PHONY: help up test proof lint engines bench bench-peers lock proto venv dev clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -31,6 +31,9 @@ up: $(BASE) ## start the system: make up ARGS="--port 8080 --data var"
 
 test: $(DEV) ## run every check and every suite, and print how long each took: make test ARGS="pyright tests"
 	@exec $(BIN)/python scripts/check.py $(ARGS)
+
+proof: $(DEV) ## run every suite at full length, for hours: every journey on every combination of engines
+	@exec $(BIN)/python scripts/check.py --proof $(ARGS)
 
 lint: $(DEV) ## run the static checks alone
 	@exec $(BIN)/python scripts/check.py --static

@@ -2,6 +2,7 @@
 
     python scripts/check.py                      everything: the static checks, then every test suite
     python scripts/check.py --static             the static checks alone
+    python scripts/check.py --proof              every suite at full length: what a release needs, hours
     python scripts/check.py pyright services     the steps whose name contains one of these words
 
 A failed step does not stop the ones after it. Exit code 0 when all passed, 1 when one failed, 2 when no step has such a
@@ -25,6 +26,10 @@ PYTHON = sys.executable
 
 TIME_LIMIT_SECONDS = 1800
 """Of one step. The slowest suites kill processes in a loop and take minutes; beyond this something hangs."""
+
+PROOF = "MILLSTREAM_PROOF"
+"""Set for suites that run at full length: every combination of engines instead of every pair, for instance."""
+PROOF_LIMIT_SECONDS = 6 * 3600
 
 SUITE_ROOTS = ("framework/tests", "services/tests", "examples", "tests")
 """Where tests live. Each folder with tests directly below one is a suite of its own."""
@@ -88,14 +93,14 @@ def _test_files(folder: Path) -> list[Path]:
     return [file for file in found if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
 
 
-def _run(step: Step) -> Outcome:
+def _run(step: Step, limit_seconds: int) -> Outcome:
     print(f"\n=== {step.name}", flush=True)
     started = time.monotonic()
     try:
-        code = subprocess.run(step.command, cwd=step.folder, timeout=TIME_LIMIT_SECONDS, check=False).returncode
+        code = subprocess.run(step.command, cwd=step.folder, timeout=limit_seconds, check=False).returncode
         verdict = "passed" if code == 0 else f"FAILED, exit code {code}"
     except subprocess.TimeoutExpired:
-        verdict = f"FAILED, stopped after {TIME_LIMIT_SECONDS} s"
+        verdict = f"FAILED, stopped after {limit_seconds} s"
     except FileNotFoundError as error:
         verdict = f"FAILED, {error.filename} is missing: run `make clean`, then again"
     return Outcome(step, verdict, time.monotonic() - started)
@@ -114,8 +119,9 @@ def _print_summary(outcomes: list[Outcome]) -> None:
 
 def main(arguments: list[str]) -> int:
     """Run the chosen steps; the exit code."""
-    steps = static_steps() if "--static" in arguments else [*static_steps(), *suites()]
-    words = [argument for argument in arguments if argument != "--static"]
+    proof = "--proof" in arguments
+    steps = static_steps() if "--static" in arguments else suites() if proof else [*static_steps(), *suites()]
+    words = [argument for argument in arguments if argument not in ("--static", "--proof")]
     if words:
         every = [step.name for step in steps]
         steps = [step for step in steps if any(word in step.name for word in words)]
@@ -123,7 +129,9 @@ def main(arguments: list[str]) -> int:
             print(f"no step is called {' or '.join(words)}; there are: {', '.join(every)}")
             return 2
     os.environ["PATH"] = f"{BIN}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    outcomes = [_run(step) for step in steps]
+    if proof:
+        os.environ[PROOF] = "1"
+    outcomes = [_run(step, PROOF_LIMIT_SECONDS if proof else TIME_LIMIT_SECONDS) for step in steps]
     _print_summary(outcomes)
     return 0 if all(outcome.passed for outcome in outcomes) else 1
 
