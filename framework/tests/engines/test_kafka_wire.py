@@ -207,6 +207,10 @@ async def test_records_of_an_aborted_transaction_are_not_read_and_leave_no_gap_i
                 producer.abort_transaction(ANSWER_SECONDS)
 
     await asyncio.to_thread(write)
+    async with asyncio.timeout(ANSWER_SECONDS):
+        # Nine records and three markers. The last marker is written after the commit has returned.
+        while (await log.bounds(topic, 0)).latest < 12:
+            await asyncio.sleep(0.01)
     assert await log.publish(topic, 0, [Record(b"ours", "k")]) == 1
     found = await everything(log, topic, 0)
     assert [record.value for record in found] == [b"True-0", b"True-1", b"True-2"] * 2 + [b"ours"]

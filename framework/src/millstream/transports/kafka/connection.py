@@ -23,9 +23,10 @@ _SETTINGS: Final[dict[str, Any]] = {
     # What goes wrong is raised where somebody waits for it; librdkafka would print it.
     "log_level": 0,
     "socket.nagle.disable": True,
-    # A broker that holds its connections and does not answer: by default nobody would notice for a minute.
-    "socket.timeout.ms": 10_000,
-    "socket.connection.setup.timeout.ms": 10_000,
+    # A broker that takes connections and does not answer: by default nobody would notice for a minute. Another broker of
+    # the cluster must get its turn within the ten seconds of a call.
+    "socket.timeout.ms": 5_000,
+    "socket.connection.setup.timeout.ms": 3_000,
     # A broker is back within seconds; by default the client may look for it ten seconds later.
     "reconnect.backoff.ms": 50,
     "reconnect.backoff.max.ms": 1_000,

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, final
+from typing import Any, Final, cast, final
 
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import TopicMetadata  # pyright: ignore[reportPrivateImportUsage] - this is where its documentation has it
+from confluent_kafka.admin import AdminClient, TopicMetadata  # pyright: ignore[reportPrivateImportUsage] - this is where its documentation has them
 
-from ...errors import TransportUnavailable
-from .connection import NOT_THERE, translated
+from ...errors import Misconfigured, TransportUnavailable
+from .connection import NOT_THERE, Connection, translated
 
 __all__ = ["Metadata"]
 
@@ -35,10 +35,16 @@ _ASK_ANOTHER: Final = frozenset(
 class Metadata:
     """seconds: how long one answer may take."""
 
-    def __init__(self, admin: Any, hosts: str, seconds: float) -> None:
-        self._admin = admin
-        self._hosts = hosts
+    def __init__(self, connection: Connection, seconds: float) -> None:
+        try:
+            # It does not say what its futures give.
+            self.admin = cast(Any, AdminClient(connection.settings(error_cb=self._note)))
+        except KafkaException as error:
+            raise Misconfigured(f"kafka: {error.args[0].str()}") from error
+        self._hosts = connection.hosts
         self._seconds = seconds
+        self._trouble: KafkaError | None = None
+        """Why brokers cannot be reached, as the driver tells it beside its answers."""
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="millstream-kafka-metadata")
 
     async def of(self, topic: str) -> TopicMetadata | None:
@@ -58,15 +64,26 @@ class Metadata:
                     except KafkaException as error:
                         if error.args[0].code() not in _ASK_ANOTHER:
                             raise translated(error, doing) from error
+                    if self._trouble is not None and self._trouble.code() == KafkaError._AUTHENTICATION:
+                        raise translated(self._trouble, doing)
         except TimeoutError:
-            raise TransportUnavailable(f"kafka: {doing}: no answer after {self._seconds:g} s") from None
+            trouble = f"; last error: {self._trouble.str()}" if self._trouble is not None else ""
+            raise TransportUnavailable(f"kafka: {doing}: no answer after {self._seconds:g} s{trouble}") from None
 
     def close(self) -> None:
         """Ask nothing more. A question that is under way ends when its time is over."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
+    def _note(self, error: KafkaError) -> None:
+        self._trouble = error
+
     def _ask(self, topic: str) -> TopicMetadata | None:
-        found: TopicMetadata = self._admin.list_topics(topic, timeout=self._seconds / ATTEMPTS).topics[topic]
+        try:
+            found: TopicMetadata = self.admin.list_topics(topic, timeout=self._seconds / ATTEMPTS).topics[topic]
+        except KafkaException:
+            self.admin.poll(0)  # calls `_note`
+            raise
+        self._trouble = None
         if found.error is not None:
             if found.error.code() in NOT_THERE:
                 return None

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
-from typing import Any, Final, NamedTuple, TypeVar, cast, final
+from typing import Any, Final, NamedTuple, TypeVar, final
 
 from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType, TopicMetadata  # pyright: ignore[reportPrivateImportUsage] - this is where its documentation has them
+from confluent_kafka.admin import ConfigResource, NewTopic, OffsetSpec, ResourceType, TopicMetadata  # pyright: ignore[reportPrivateImportUsage] - this is where its documentation has them
 
 from ...errors import Misconfigured, TransportUnavailable
 from ...ports.transport import Bounds, Durability
@@ -51,11 +51,8 @@ class Topics:
     """Asks and tells the brokers; remembers what it needs for every record. `seconds`: how long one answer may take."""
 
     def __init__(self, connection: Connection, layout: Layout, seconds: float) -> None:
-        try:
-            self.admin = cast(Any, AdminClient(connection.settings()))  # it does not say what its futures give
-        except KafkaException as error:
-            raise Misconfigured(f"kafka: {error.args[0].str()}") from error
-        self._metadata = Metadata(self.admin, connection.hosts, seconds)
+        self._metadata = Metadata(connection, seconds)
+        self.admin = self._metadata.admin
         self._hosts = connection.hosts
         self._layout = layout
         self._seconds = seconds

@@ -1,7 +1,8 @@
 """The transport port on Apache Kafka: topics, partitions and offsets as they are, and nothing of its consumer groups.
 
 Positions are offset + 1. Several processes may publish and read. Left to the operator: enough copies (`durability` says what is
-missing), and a retention by time that no reader falls behind; where one does, reading is `PositionGone`.
+missing), and a retention by time that no reader falls behind; where one does, reading is `PositionGone`. Where foreign producers
+use transactions, `bounds` counts the markers that end them, which no reader returns.
 """
 
 from __future__ import annotations
