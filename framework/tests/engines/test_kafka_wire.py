@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
 import random
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 
+import confluent_kafka
 import msgspec
 import pytest
 from cloudevents.core.bindings import kafka
@@ -190,6 +193,36 @@ async def test_what_is_no_event_reaches_its_reader_as_it_is(log: KafkaTransport,
     assert {record.key for record in records[1::2]} == {None}
 
 
+async def test_a_header_whose_name_is_no_text_stops_nobody(
+    log: KafkaTransport, broker: KafkaServer, topic: str
+) -> None:
+    await asyncio.to_thread(send_by_librdkafka, broker.bootstrap, topic, b"foreign", b"\xff\xfe")
+    await log.publish(topic, 0, [Record(b"ours", "k")])
+    assert [record.value for record in await everything(log, topic, 0)] == [b"foreign", b"ours"]
+
+
+def send_by_librdkafka(bootstrap: str, topic: str, value: bytes, header: bytes) -> None:
+    """The library below the Python client, which takes names of headers as text only."""
+    (path,) = Path(confluent_kafka.__file__).parent.with_name("confluent_kafka.libs").glob("librdkafka*")
+    library = ctypes.CDLL(str(path))
+    for maker in (library.rd_kafka_conf_new, library.rd_kafka_new, library.rd_kafka_headers_new):
+        maker.restype = ctypes.c_void_p
+    error = ctypes.create_string_buffer(512)
+    conf = ctypes.c_void_p(library.rd_kafka_conf_new())
+    assert library.rd_kafka_conf_set(conf, b"bootstrap.servers", bootstrap.encode(), error, 512) == 0
+    producer = ctypes.c_void_p(library.rd_kafka_new(0, conf, error, 512))
+    headers = ctypes.c_void_p(library.rd_kafka_headers_new(1))
+    library.rd_kafka_header_add(headers, header, ctypes.c_ssize_t(len(header)), b"1", ctypes.c_ssize_t(1))
+    end, to_topic, to_partition, with_value, flags, copy, with_headers = 0, 1, 3, 4, 7, 2, 10
+    arguments = (
+        *(to_topic, ctypes.c_char_p(topic.encode()), to_partition, ctypes.c_int32(0)),
+        *(with_value, ctypes.c_char_p(value), ctypes.c_size_t(len(value)), flags, copy, with_headers, headers, end),
+    )
+    assert library.rd_kafka_producev(producer, *arguments) == 0
+    assert library.rd_kafka_flush(producer, 20_000) == 0
+    library.rd_kafka_destroy(producer)
+
+
 async def test_records_of_an_aborted_transaction_are_not_read_and_leave_no_gap_in_what_is(
     log: KafkaTransport, broker: KafkaServer, topic: str
 ) -> None:
@@ -209,7 +242,7 @@ async def test_records_of_an_aborted_transaction_are_not_read_and_leave_no_gap_i
     await asyncio.to_thread(write)
     async with asyncio.timeout(ANSWER_SECONDS):
         # Nine records and three markers. The last marker is written after the commit has returned.
-        while (await log.bounds(topic, 0)).latest < 12:
+        while (await log.bounds(topic, 0)).latest < 12:  # noqa: ASYNC110 - the broker writes it
             await asyncio.sleep(0.01)
     assert await log.publish(topic, 0, [Record(b"ours", "k")]) == 1
     found = await everything(log, topic, 0)

@@ -36,7 +36,10 @@ def to_record(message: Message) -> Record:
     offset, value, key = message.offset() or 0, message.value() or b"", message.key()
     # Foreign keys may be any bytes; ours are text.
     text = None if key is None else key.decode("utf-8", "backslashreplace")
-    headers = message.headers()
+    try:
+        headers = message.headers()
+    except (UnicodeDecodeError, SystemError):  # what the driver makes of names that are no UTF-8
+        headers = None
     if headers == HEADERS:
         return Record(value, text, offset + 1)
     named = {name.lower(): raw for name, raw in headers or () if raw is not None}
