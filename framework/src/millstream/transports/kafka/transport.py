@@ -196,7 +196,7 @@ class KafkaTransport:
             options.replication, options.min_insync, options.keep_seconds, options.largest_record_bytes, options.flush
         )
         self._topics = Topics(self._connection, layout, options.wait_seconds)
-        self._marks = Marks(self._topics, options.wait_seconds)
+        self._marks = Marks(self._topics, self._connection, options.wait_seconds)
         self._tasks = asyncio.TaskGroup()
         await self._tasks.__aenter__()
         self._background = [
