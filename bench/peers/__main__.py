@@ -18,10 +18,12 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Generator
+from contextlib import closing
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -71,6 +73,7 @@ def main(arguments: list[str]) -> int:
         for row in rows:
             print(f"{row.name:<28}{row.guarantee:<6}{row.settings}")
         return 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: servers must not outlive the run
     SCRATCH.mkdir(exist_ok=True)
     folder = Path(mkdtemp(prefix="peers-", dir=SCRATCH))
     sizes = (TINY if options.tiny else Sizes()).scaled(options.seconds, options.events)
@@ -79,13 +82,15 @@ def main(arguments: list[str]) -> int:
     pairs: list[tuple[Row, Measured]] = []
     interrupted = False
     try:
-        for pair in _measure_all(rows, sizes, folder, began + options.limit):
-            pairs.append(pair)
-            if options.json:
-                print_line(*pair)
+        with closing(_measure_all(rows, sizes, folder, began + options.limit)) as measuring:
+            for pair in measuring:
+                pairs.append(pair)
+                if options.json:
+                    print_line(*pair)
     except KeyboardInterrupt:
         interrupted = True  # what was measured until then is worth printing
     finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # not twice
         shutil.rmtree(folder, ignore_errors=True)
     machine["after"] = conditions(SCRATCH)
     versions = _versions()
@@ -101,6 +106,8 @@ def main(arguments: list[str]) -> int:
             print_goals(reached, seconds)
     if (not options.rows or options.keep) and not options.tiny and not interrupted:
         print(f"raw results: {save(pairs, machine, versions, sizes).relative_to(ROOT)}", file=sys.stderr)
+    if interrupted:
+        return 130
     return int(any(found.failed for row, found in pairs if row.group == "millstream"))
 
 

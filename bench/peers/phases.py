@@ -131,6 +131,7 @@ def measure(row: Row, sizes: Sizes, engines: Engines, folder: Path) -> Measured:
     for turn in (apart, together, killed):
         if turn is killed and not row.kills:
             continue
+        started = time.monotonic()
         try:
             with _stage(row, sizes, engines, folder, turn.__name__) as stage:
                 stage.provision()
@@ -139,6 +140,7 @@ def measure(row: Row, sizes: Sizes, engines: Engines, folder: Path) -> Measured:
             found.failed.append(f"{turn.__name__}: {error}")
         except Exception as error:  # noqa: BLE001 - an engine that breaks must not end the run; the row says what it was
             found.failed.append(f"{turn.__name__}: {type(error).__name__}: {error}")
+        found.details[f"{turn.__name__}_seconds"] = round(time.monotonic() - started, 1)
     found.seconds = round(time.monotonic() - began, 1)
     return found
 
