@@ -32,8 +32,8 @@ up: $(BASE) ## start the system: make up ARGS="--port 8080 --data var"
 test: $(DEV) ## run every check and every suite, and print how long each took: make test ARGS="pyright tests"
 	@exec $(BIN)/python scripts/check.py $(ARGS)
 
-proof: $(DEV) ## run every suite at full length, for hours: every journey on every combination of engines
-	@exec $(BIN)/python scripts/check.py --proof $(ARGS)
+proof: $(DEV) ## look for rare failures, for hours: make proof ARGS="--minutes 30", goes on where it was
+	@exec $(BIN)/python scripts/proof.py $(ARGS)
 
 lint: $(DEV) ## run the static checks alone
 	@exec $(BIN)/python scripts/check.py --static

@@ -12,6 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from millstream.testing.crash.campaign import Tally
+from millstream.testing.crash.counts import count
 
 TALLY = Tally()
 
@@ -27,6 +28,7 @@ def tally() -> Tally:
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     if TALLY.kills:
+        count(process_kills=TALLY.total, lives=TALLY.lives)
         terminalreporter.section("kills by point")
         for line in TALLY.table():
             terminalreporter.write_line(line)

@@ -1,7 +1,8 @@
 """The crash story of the embedded engines, on real ones: workers are killed at named points and at random, then the engines
 themselves are killed under a living worker. Nothing is lost, doubled or reordered, and everything comes to rest.
 
-`MILLSTREAM_ENGINE_KILLS=50` makes processes die so often on each pair instead of a handful of times, and engines a sixth as often.
+`MILLSTREAM_ENGINE_KILLS=50` makes processes die so often on each pair instead of a handful of times, and engines a sixth as often;
+`MILLSTREAM_PROOF=1` takes every pair of a store and a log.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from millstream.testing.crash.campaign import Tally, play
+from millstream.testing.crash.counts import count
 from millstream.testing.crash.forked import End, Forked
 from millstream.testing.engines.kafka import KafkaServer
 from millstream.testing.engines.nats import NatsServer
@@ -54,6 +56,8 @@ PAIRS = [
     ("postgresql", "postgresql"),
     ("sqlite", "nats"),
 ]
+if os.environ.get("MILLSTREAM_PROOF"):
+    PAIRS = [(store, transport) for store in ("postgresql", "sqlite") for transport in SERVERS]
 POINTS = (
     "bank: before COMMIT of insert numbers",
     "log: after publish",
@@ -98,6 +102,7 @@ def test_killed_workers_and_killed_engines_lose_double_and_reorder_nothing(pair:
     assert end.how == "done", end.text
     wrong = violations(folder, engines=pair.engines)
     assert not wrong, "\n".join(wrong[:20])
+    count(worker_kills=tally.total, engine_kills=len(pair.servers) * ENGINE_KILLS)
 
 
 def _while_engines_die(folder: Path, pair: Pair, *, rows: int, dice: random.Random) -> End:
