@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from millstream.clock import SystemClock
+from millstream.clock import Duration, SystemClock
 from millstream.ports.instrumentation import Silent
 from millstream.ports.store import Store
 from millstream.ports.transport import Transport
@@ -47,8 +47,10 @@ SERVERS: dict[str, Callable[[Path], EngineServer]] = {
 }
 PATIENCE = 30.0
 """Real seconds after which a log that moves nothing is left behind: the test then says what it misses."""
-STILL_SECONDS = 0.1
-"""How long nothing moves before what is in flight counts as stuck, and time goes on: a log that is away, for instance."""
+STILL_SECONDS = 1.0
+"""How long nothing moves before what is in flight counts as stuck, and time goes on: it waits for the clock in hand."""
+AGAIN_STILL_SECONDS = 0.02
+"""The same for what was stuck already before time went on."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ class OnEngines(Harness):
         self._place = place
         self._topics = Observed(self._open_log, place, self._published, one_process=system.log == "log")
         self.transport: Any = self._topics
+        self._stuck: list[str] = []
 
     def _open_log(self) -> Transport:
         assert self._data is not None
@@ -124,16 +127,23 @@ class OnEngines(Harness):
     def _busy(self, store: Store) -> bool:
         return store.busy if isinstance(store, PostgresqlStore) else super()._busy(store)
 
+    async def advance(self, duration: Duration) -> None:
+        """Let time pass, once what is on its way has arrived: with a log in memory it is there at once."""
+        await self.at_rest()
+        await super().advance(duration)
+
     async def at_rest(self) -> None:
-        """Return once nothing is on its way any more, or what is does not move: it waits for the clock, or for a log."""
+        """Return once nothing is on its way any more, or what is does not move: it waits for the clock in hand."""
         loop = asyncio.get_running_loop()
         until, since, before = loop.time() + PATIENCE, loop.time(), list[str]()
         while found := await self._in_flight():
             if found != before:
                 before, since = found, loop.time()
-            if loop.time() > min(until, since + STILL_SECONDS):
-                return
+            still = AGAIN_STILL_SECONDS if found == self._stuck else STILL_SECONDS
+            if loop.time() > min(until, since + still):
+                break
             await asyncio.sleep(0.005)
+        self._stuck = found
 
 
 class _Single(OnEngines):
