@@ -108,7 +108,8 @@ class PositionGone(Permanent):
     def __init__(self, topic: str, partition: int, position: int, earliest: int) -> None:
         super().__init__(
             f"{topic}/{partition}: records after position {position} are gone, the earliest left stands at {earliest}. "
-            f"Choose: restore the log, or go on with `millstream lanes skip --to {earliest}` and accept the loss."
+            "Choose: restore the log that this store has read so far, or go on with "
+            f"`millstream lanes skip --to {earliest}` and accept the loss."
         )
         self.topic = topic
         self.partition = partition
