@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,11 +18,13 @@ from hypothesis import strategies as st
 from millstream import Event, Service, Tx
 from millstream.binary_mode import STRUCTURED
 from millstream.clock import SystemClock
+from millstream.delivery import intake
 from millstream.delivery.intake import record_of
 from millstream.delivery.prepared import prepare_one
 from millstream.errors import Misconfigured, StoreUnavailable, TransportUnavailable
 from millstream.ids import Ids
-from millstream.message import Message, encode_message, event_type
+from millstream.message import Message, Record, encode_message, event_type
+from millstream.ports.instrumentation import Field, Silent
 from millstream.ports.intake import ForeignMessage
 from millstream.postgresql.values import encoded
 from millstream.runtime.runtime import Composition, Runtime
@@ -212,6 +215,42 @@ async def test_a_commit_that_counted_unseen_is_repeated_under_the_same_ids(tmp_p
 
         await running.until(last)
         assert await running.totals() == [7, 8]
+
+
+async def test_while_the_log_is_away_the_queue_keeps_what_the_outbox_has_no_room_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "OUTBOX_ROWS", 300)
+    monkeypatch.setattr(intake, "LOOK_EVERY", 100)
+    queue = Queue(*bodies(*range(2_000)))
+    waits: list[str] = []
+
+    class Listening(Silent):
+        def log(self, level: str, event: str, **fields: Field) -> None:
+            waits.extend(str(fields["error"]) for _ in range(event == "intake_waits"))
+
+    running, log = Running(tmp_path, queue), MemoryTransport()
+    running.composition = replace(running.composition, transport=log, instrumentation=Listening())
+
+    async def away(topic: str, partition: int, records: Sequence[Record]) -> int:
+        raise TransportUnavailable("the log is away")
+
+    outage = pytest.MonkeyPatch()
+    outage.setattr(log, "publish", away)
+    async with Runtime([shop(tmp_path)], running.composition):
+
+        async def full() -> bool:
+            return bool(waits)
+
+        await running.until(full)
+        assert 300 <= queue.acknowledged <= 300 + 100 + intake.BATCH
+        assert "outbox" in waits[0]
+        outage.undo()
+
+        async def all_seen() -> bool:
+            return sorted(await running.totals()) == list(range(2_000))
+
+        await running.until(all_seen, seconds=60)
 
 
 async def test_stopping_while_the_store_is_away_leaves_the_messages_to_the_queue(tmp_path: Path) -> None:

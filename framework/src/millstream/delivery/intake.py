@@ -6,7 +6,8 @@ A crash in between brings the messages again. A message with an identity then ge
 the copy; one without an identity is taken for a new one, which is all that anybody could know.
 
 While the store is away what was read is kept in hand, and the queue is not told: giving it back would count as a failed
-delivery on every engine, and some of them drop a message after a few of those.
+delivery on every engine, and some of them drop a message after a few of those. While the log is away the outbox fills up to
+a bound, and what is beyond it stays where it is.
 
 No message can stop those behind it: what does not fit the event goes to the log as it came, and becomes a dead letter of
 whoever subscribes (rule C7), with its bytes, to be edited and redriven.
@@ -36,8 +37,13 @@ __all__ = ["Intake", "accept", "record_of"]
 
 BATCH = 200
 """Messages of one transaction. Few, because a message of somebody else may be large."""
+OUTBOX_ROWS = 50_000
+"""Rows of the outbox beyond which nothing more is taken in: the foreign queue is the better place to wait. Counted every
+`LOOK_EVERY` messages, so it may be exceeded by as many."""
+LOOK_EVERY = 5_000
 _AWAY = Retry(first="200ms", cap="10s")
 
+_COUNT = "SELECT COUNT(*) FROM (SELECT 1 FROM millstream_outbox LIMIT ?) AS some_of_them"
 _Row = tuple[str, str | None, bytes]
 """Topic, key and value of an outbox row."""
 
@@ -71,6 +77,8 @@ class Intake:
         self._entropy = entropy
         self._instrumentation = instrumentation
         self._labels = (("service", service), ("intake", name))
+        self._service = service
+        self._since_look = LOOK_EVERY
         self._pause = Wake(clock)
         self._stopping = False
         self._reading: Callable[[], object] | None = None
@@ -82,12 +90,13 @@ class Intake:
             try:
                 async with self._open() as source:
                     while not self._stopping:
+                        await self._room()
                         await self._round(source)
                         failures = 0
             except (TransportUnavailable, Misconfigured) as error:
                 # A queue that does not exist yet may be made by its owner at any time: not worth stopping the service.
                 failures += 1
-                await self._wait(failures, error)
+                await self._wait(failures, str(error))
 
     def stop(self) -> None:
         """Take nothing new; what is in hand is accepted and acknowledged first, if the store is there."""
@@ -95,6 +104,22 @@ class Intake:
         self._pause.set()
         if self._reading is not None:
             self._reading()
+
+    async def _room(self) -> None:
+        """Wait until the outbox has some, or until stopped."""
+        failures = 0
+        while self._since_look >= LOOK_EVERY and not self._stopping:
+            try:
+                ((rows,),) = await self._store.query(_COUNT, OUTBOX_ROWS)
+            except StoreUnavailable as error:
+                why = str(error)
+            else:
+                if rows < OUTBOX_ROWS:
+                    self._since_look = 0
+                    return
+                why = f"the outbox has {rows} rows or more: the log is away, or keys are held (`millstream outbox`)"
+            failures += 1
+            await self._wait(failures, why)
 
     async def _round(self, source: IntakeSource) -> None:
         messages = await self._next(source)
@@ -104,8 +129,9 @@ class Intake:
         now_us = self._clock.now_us()
         rows = [record_of(message, self._event, self._source_name, self._ids, now_us) for message in messages]
         if await self._write(rows):
-            await source.acknowledge()
+            self._since_look += len(rows)
             self._instrumentation.count("millstream_intake_accepted_total", self._labels, len(rows))
+            await source.acknowledge()
 
     async def _write(self, rows: list[_Row]) -> bool:
         """Make them durable, however long the store is away; False when stopped meanwhile."""
@@ -117,35 +143,35 @@ class Intake:
                 if self._stopping:
                     return False
                 failures += 1
-                await self._wait(failures, error)
+                await self._wait(failures, str(error))
             else:
                 return True
 
-    async def _wait(self, failures: int, error: Exception) -> None:
+    async def _wait(self, failures: int, why: str) -> None:
         delay = _AWAY.delay(failures, self._entropy.random())
         self._instrumentation.log(
-            "warning", "intake_waits", intake=self._name, error=str(error), delay_s=round(delay, 3)
+            "warning", "intake_waits", service=self._service, intake=self._name, error=why, delay_s=round(delay, 3)
         )
         await self._pause.wait(delay)
 
     async def _next(self, source: IntakeSource) -> Sequence[ForeignMessage]:
         """The next messages; none once stopped."""
         found: Sequence[ForeignMessage] = ()
-        away: Exception | None = None
+        failed: Exception | None = None
 
         async def read() -> None:
-            nonlocal found, away
+            nonlocal found, failed
             try:
                 found = await source.next(BATCH)
-            except (TransportUnavailable, Misconfigured) as error:
-                away = error
+            except Exception as error:  # noqa: BLE001 - raised below as it is, and not inside a group
+                failed = error
 
         # A task of its own, so that a stop ends the wait for a message and nothing else.
         async with asyncio.TaskGroup() as group:
             self._reading = group.create_task(read()).cancel
         self._reading = None
-        if away is not None:
-            raise away
+        if failed is not None:
+            raise failed
         return found
 
 
