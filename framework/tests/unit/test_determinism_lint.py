@@ -129,6 +129,11 @@ class _Visitor(ast.NodeVisitor):
     def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None:
         self._visit_scope(node)
 
+    def visit_If(self, node: ast.If) -> None:
+        if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            return  # for annotations, see below
+        self.generic_visit(node)
+
     def visit_arg(self, node: ast.arg) -> None:
         """Annotations name types and draw nothing."""
 

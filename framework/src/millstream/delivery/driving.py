@@ -8,13 +8,13 @@ drives its work with `Driven`, from one wait of the session to the next: only th
 from __future__ import annotations
 
 import sysconfig
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine, Generator
 from contextvars import Context
 from typing import Any, Generic, TypeVar
 
 from ..errors import ForeignWait
 
-__all__ = ["Driven", "drive", "in_transaction"]
+__all__ = ["Driven", "drive", "in_transaction", "watched"]
 
 R = TypeVar("R")
 _STDLIB = sysconfig.get_path("stdlib")
@@ -86,6 +86,50 @@ class Driven(Generic[R]):
             _depth.value -= 1
         if waited is not self._own:
             raise self._context.run(_unwound, self._body)
+        return False
+
+
+class watched(Awaitable[R]):  # noqa: N801 - it reads like the coroutine that it stands for
+    """A body as an awaitable whose waits go up to the event loop, but only those of its session.
+
+    own: names of modules (and of what is inside of them); a wait that passes through code of one of them is the session's.
+
+    Raises:
+        ForeignWait: it waited for something else; names the file and line. The coroutine has been unwound by then.
+        BaseException: what the body raised.
+    """
+
+    def __init__(self, body: Coroutine[Any, Any, R], own: tuple[str, ...]) -> None:
+        self._body = body
+        self._own = own
+
+    def __await__(self) -> Generator[Any, Any, R]:
+        value: Any = None
+        raised: BaseException | None = None
+        while True:
+            _depth.value += 1
+            try:
+                waited: Any = self._body.send(value) if raised is None else self._body.throw(raised)
+            except StopIteration as done:
+                return done.value
+            finally:
+                _depth.value -= 1
+            if not self._is_own():
+                raise _unwound(self._body)
+            value = raised = None
+            try:
+                value = yield waited
+            except BaseException as error:  # noqa: BLE001 - a cancellation among them: the body's to deal with
+                raised = error
+
+    def _is_own(self) -> bool:
+        at: Any = self._body
+        while at is not None:
+            frame = getattr(at, "cr_frame", None) or getattr(at, "gi_frame", None)
+            name = "" if frame is None else frame.f_globals.get("__name__", "")
+            if any(name == module or name.startswith(f"{module}.") for module in self._own):
+                return True
+            at = getattr(at, "cr_await", None) or getattr(at, "gi_yieldfrom", None)
         return False
 
 

@@ -7,14 +7,17 @@ outbox rows the order of commits for a key (rule T4).
 from __future__ import annotations
 
 from collections.abc import Coroutine, Iterable, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ..caller import Caller
 from ..clock import Duration, seconds
-from ..errors import Mismatch
+from ..errors import Misconfigured, Mismatch
 from ..message import Message
-from ..ports.store import Param, Row, Session
+from ..ports.store import Lending, Param, Row, Session
 from .outbox import Outbox
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession  # noqa: TID251 - a type, for those who use it
 
 __all__ = ["Call", "Query", "Tx", "publish_returned"]
 
@@ -86,6 +89,19 @@ class Tx:
                 raise otherwise or Mismatch(f"expected {rows} row(s) to change, {changed} did: {' '.join(sql.split())}")
 
         self._session.queue(sql, params, check)
+
+    @property
+    def session(self) -> AsyncSession:
+        """SQLAlchemy's session in this transaction, on a store over the application's own engine (`SqlalchemyStore`).
+
+        What it holds is flushed when the handler returns; commit and rollback are Millstream's.
+
+        Raises:
+            Misconfigured: the store is another one, and has SQL only.
+        """
+        if isinstance(self._session, Lending):
+            return self._session.lend()
+        raise Misconfigured("tx.session: this service's store has no sessions of SQLAlchemy; give it a SqlalchemyStore")
 
     def publish(self, event: object, *, delay: Duration | None = None) -> str:
         """Publish an event with this transaction's commit; return its message id.

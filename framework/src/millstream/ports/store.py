@@ -15,7 +15,7 @@ import msgspec
 
 from .transport import Durability
 
-__all__ = ["Attributing", "Param", "Row", "Session", "Signal", "Store", "StoreCapabilities"]
+__all__ = ["Attributing", "Lending", "Param", "Row", "Session", "Signal", "Store", "StoreCapabilities"]
 
 R = TypeVar("R")
 Row = tuple[Any, ...]
@@ -116,6 +116,15 @@ class Attributing(Protocol):
 
     def attribute(self, to: int) -> None:
         """From here on, what is run and queued belongs to `to`."""
+        ...
+
+
+@runtime_checkable
+class Lending(Protocol):
+    """An optional power of sessions: to lend what the application's own database library has for a transaction."""
+
+    def lend(self) -> Any:
+        """The library's session, in this transaction. It is part of it: its changes are written before the commit."""
         ...
 
 

@@ -9,7 +9,7 @@ from psycopg import pq
 
 from ..errors import BadStatement, Busy, Conflict, MillstreamError, StoreUnavailable
 
-__all__ = ["Again", "Unreachable", "code_of", "is_stale_plan", "translated"]
+__all__ = ["Again", "Unreachable", "code_of", "is_stale_plan", "named", "translated"]
 
 
 class Again(StoreUnavailable):
@@ -47,8 +47,13 @@ def translated(result: pq.abc.PGresult) -> MillstreamError:
     text = primary.decode(errors="replace").strip() + (f" ({detail.decode(errors='replace')})" if detail else "")
     if not code:
         return Unreachable(text)
+    return Again(f"{text} [{code}]") if is_stale_plan(result) else named(code, text)
+
+
+def named(code: str, text: str) -> MillstreamError:
+    """What an error code means for the caller. text: the engine's words."""
     text = f"{text} [{code}]"
-    if code in _AGAIN or is_stale_plan(result):
+    if code in _AGAIN:
         return Again(text)
     if code.startswith("23"):
         return Conflict(text)
