@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 from random import Random
 
@@ -11,8 +12,10 @@ from millstream.testing.conformance.store import StoreConformance
 from millstream.testing.conformance.store_case import MakeStore
 from millstream.testing.conformance.transport import TransportConformance
 from millstream.testing.conformance.transport_case import Make
+from millstream.testing.simulation.database import Database
 from millstream.testing.simulation.log import SimulatedTransport
 from millstream.testing.simulation.network import Faults, Network
+from millstream.testing.simulation.shared_store import SharedStore
 from millstream.testing.simulation.sqlite import Disk, SimulatedSqliteStore
 from millstream.transports.memory import MemoryTransport
 
@@ -31,3 +34,14 @@ class TestSimulatedSqliteStore(StoreConformance):
         chance = Random(1)
         disk = Disk(tmp_path, lambda: chance.random() / 1000)
         return lambda: SimulatedSqliteStore("service", disk, clock=SystemClock())
+
+
+class TestSharedStore(StoreConformance):
+    @pytest.fixture
+    async def make(self, tmp_path: Path) -> AsyncIterator[MakeStore]:
+        chance = Random(1)
+        database = Database(
+            tmp_path / "server.db", random=chance, delay=lambda: chance.random() / 5000, clock=SystemClock()
+        )
+        yield lambda: SharedStore(database, clock=SystemClock())
+        database.close()

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Protocol, Self, TypeVar, cast
 
 import apsw
 
@@ -25,7 +25,7 @@ from ..sqlite.file import SqliteFile
 from ..sqlite.many import Insert, insert
 from ..sqlite.thread import Worker
 
-__all__ = ["SqliteStore", "open_store"]
+__all__ = ["SqliteSession", "SqliteStore", "Writer", "open_store", "translated"]
 
 R = TypeVar("R")
 _CONTROL = frozenset(
@@ -74,12 +74,12 @@ class SqliteStore:
         return await self.file.write(partial(self._drive, work), lazy=True)
 
     def _drive(self, work: Callable[[Session], Awaitable[R]], connection: apsw.Connection) -> R:
-        session = _SqliteSession(self.file, connection)
+        session = SqliteSession(self.file, connection)
         appended = session.appended
         try:
             result = drive(cast(Coroutine[Any, Any, R], work(session)))
         except apsw.Error as error:
-            raise _translated(error) from error
+            raise translated(error) from error
         finally:
             session.end()
         for rows, values in appended:
@@ -100,7 +100,7 @@ class SqliteStore:
         try:
             return self.file.reader.execute(sql, params).fetchall()
         except apsw.Error as error:
-            raise _translated(error) from error
+            raise translated(error) from error
 
     async def scan(self, sql: str, *params: Param) -> list[Row]:
         if self.file.closed:
@@ -113,7 +113,7 @@ class SqliteStore:
         try:
             return await self._scanner.run(lambda: connection.execute(sql, params).fetchall())
         except apsw.Error as error:
-            raise _translated(error) from error
+            raise translated(error) from error
 
     async def script(self, sql: str) -> None:
         def run(connection: apsw.Connection) -> None:
@@ -123,7 +123,7 @@ class SqliteStore:
         try:
             await self.file.write(run)
         except apsw.Error as error:
-            raise _translated(error) from error
+            raise translated(error) from error
 
     def listen(self, channel: str) -> Signal:
         return _Signal(self._clock, self._signals.setdefault(channel, []))
@@ -143,12 +143,22 @@ class SqliteStore:
         await self.file.__aexit__(kind, error, trace)
 
 
-class _SqliteSession:
+class Writer(Protocol):
+    """Whose connection a session writes by."""
+
+    cursor: apsw.Cursor
+
+    def begin(self) -> None:
+        """What follows is undone if it fails. Called before the first statement."""
+        ...
+
+
+class SqliteSession:
     """A session over the writer, as one member of a group; its savepoint begins with its first statement."""
 
     __slots__ = ("_begun", "_connection", "_cursor", "_file", "_marks", "appended", "channels")
 
-    def __init__(self, file: SqliteFile, connection: apsw.Connection) -> None:
+    def __init__(self, file: Writer, connection: apsw.Connection) -> None:
         self._file = file
         self._connection: Any = connection
         self._cursor: Any = file.cursor
@@ -176,7 +186,7 @@ class _SqliteSession:
             # changes() keeps the number of an earlier statement when this one is no write at all.
             return connection.changes() if connection.total_changes() != before else 0
         except apsw.Error as error:
-            raise _translated(error) from error
+            raise translated(error) from error
 
     async def execute_many(self, sql: str, rows: Sequence[Sequence[Param]]) -> None:
         try:
@@ -188,7 +198,7 @@ class _SqliteSession:
             else:
                 self._cursor.executemany(sql, rows).fetchall()  # a statement with RETURNING stops at its first row
         except apsw.Error as error:
-            raise _translated(error) from error
+            raise translated(error) from error
 
     async def fetch(self, sql: str, *params: Param) -> list[Row]:
         try:
@@ -197,7 +207,7 @@ class _SqliteSession:
             _statement(sql)
             return self._cursor.execute(sql, params).fetchall()
         except apsw.Error as error:
-            raise _translated(error) from error
+            raise translated(error) from error
 
     async def fetch_one(self, sql: str, *params: Param) -> Row | None:
         rows = await self.fetch(sql, *params)
@@ -209,7 +219,7 @@ class _SqliteSession:
                 self._begin()
             return self._insert_new(insert(table, tuple(columns), "ON CONFLICT DO NOTHING"), rows)
         except apsw.Error as error:
-            raise _translated(error) from error
+            raise translated(error) from error
 
     def _insert_new(self, statement: Insert, rows: Sequence[Sequence[Param]]) -> list[bool]:
         connection, cursor = self._connection, self._cursor
@@ -246,7 +256,7 @@ class _SqliteSession:
             cursor.execute(sql, params).fetchall()
             changed = connection.changes() if connection.total_changes() != before else 0
         except apsw.Error as error:
-            raise _translated(error) from error
+            raise translated(error) from error
         if check is not None:
             check(changed)
 
@@ -312,7 +322,7 @@ def _statement(sql: str) -> None:
         )
 
 
-def _translated(error: apsw.Error) -> MillstreamError:
+def translated(error: apsw.Error) -> MillstreamError:
     if isinstance(error, apsw.ConstraintError):
         return Conflict(str(error))
     if isinstance(error, (apsw.SQLError, apsw.MismatchError, apsw.RangeError, apsw.BindingsError, apsw.ReadOnlyError)):

@@ -23,15 +23,22 @@ STRIKES = ("kill", "stop", "pause", "cut", "outage", "clock", "disk")
 
 @final
 class Nemesis:
-    """kinds: which of `STRIKES`. most: how many at most. pause: seconds between two, at most."""
+    """kinds: which of `STRIKES`. most: how many at most. pause: seconds between two, at most. targets: names of
+    nodes; none: all."""
 
     def __init__(
-        self, simulation: Simulation, kinds: tuple[str, ...] = STRIKES, most: int = 6, pause: float = 3.0
+        self,
+        simulation: Simulation,
+        kinds: tuple[str, ...] = STRIKES,
+        most: int = 6,
+        pause: float = 3.0,
+        targets: tuple[str, ...] = (),
     ) -> None:
         self._sim = simulation
         self._kinds = kinds
         self._most = most
         self._pause = pause
+        self._targets = targets
         self._random = Random(f"{simulation.seed}/nemesis")
         self.struck = 0
         """How many strikes there were."""
@@ -50,7 +57,7 @@ class Nemesis:
         for _ in range(self._random.randrange(self._most + 1)):
             await self._wait(0.0, self._pause)
             kind = self._random.choice(self._kinds)
-            node = self._random.choice(list(self._sim.nodes.values()))
+            node = self._sim.nodes[self._random.choice(self._targets or tuple(self._sim.nodes))]
             self.struck += 1
             self._sim.tell(f"nemesis: {kind} {node.name}")
             await strikes[kind](node)

@@ -26,7 +26,7 @@ class Faults(msgspec.Struct, frozen=True):
     """How often what goes wrong; chances from 0 to 1 of a call.
 
     lost_request: it never arrives. lost_answer: it arrives, and nobody learns so. late_request: it arrives after the caller
-    gave up. repeated: the client's own library sends it again after a reconnect: it acts twice, and is answered once.
+    gave up. lost_statement: the connection to a database breaks at one of its statements. repeated: the client's own library sends it again after a reconnect: it acts twice, and is answered once.
     partial: of several records, the engine takes a part, in front. latency, slow: seconds of one way, usually and at most.
     """
 
@@ -35,6 +35,7 @@ class Faults(msgspec.Struct, frozen=True):
     late_request: float = 0.0
     repeated: float = 0.0
     partial: float = 0.0
+    lost_statement: float = 0.0
     latency: float = 0.001
     slow: float = 0.02
 

@@ -7,6 +7,7 @@ from .scenario import Scenario
 from .scenarios.dead_letters import KillingMessage, PoisonGoOn, PoisonHold, RedriveDuringFailure
 from .scenarios.edges import HundredRequests, RefusedRecord, Shutdown, SlowConsumer
 from .scenarios.event_path import EventPath, FailingDisk, HotKey, Killed
+from .scenarios.fleet import Fleet, Takeover, TwoRelays
 
 __all__ = ["SCENARIOS", "scenario_named"]
 
@@ -23,6 +24,9 @@ _ALL: tuple[type[Scenario], ...] = (
     RefusedRecord,
     SlowConsumer,
     Shutdown,
+    Fleet,
+    TwoRelays,
+    Takeover,
 )
 
 SCENARIOS: dict[str, type[Scenario]] = {scenario.name: scenario for scenario in _ALL}

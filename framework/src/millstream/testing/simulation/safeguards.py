@@ -41,6 +41,14 @@ _ALL = (
         "(booked|told|reminded): .* never",
     ),
     Safeguard(
+        "epoch",
+        "C1",
+        "takeover",
+        consumption.NoEpochCheck,
+        "a holder that was replaced writes nothing any more",
+        "does not settle: till|(booked|told|call): .* (times|never|behind)",
+    ),
+    Safeguard(
         "failing-handler-is-undone",
         "C3",
         "hot-key",

@@ -50,10 +50,12 @@ class Scenario:
     most_strikes: ClassVar[int] = 5
     pause: ClassVar[float] = 3.0
     """Seconds between two strikes, at most."""
+    targets: ClassVar[tuple[str, ...]] = ()
+    """Names of the nodes that are struck; none: all."""
     tend_seconds: ClassVar[float] = 1.5
     """How often operators look."""
     faults: ClassVar[Faults] = Faults(
-        lost_request=0.01, lost_answer=0.02, late_request=0.005, repeated=0.01, partial=0.03
+        lost_request=0.01, lost_answer=0.02, late_request=0.005, repeated=0.01, partial=0.03, lost_statement=0.001
     )
 
     def build(self, sim: Simulation) -> None:
@@ -115,7 +117,7 @@ def play(
             faults=Faults() if calm else scenario.faults,
             story=story,
         )
-        nemesis = Nemesis(sim, scenario.strikes, 0 if calm else scenario.most_strikes, scenario.pause)
+        nemesis = Nemesis(sim, scenario.strikes, 0 if calm else scenario.most_strikes, scenario.pause, scenario.targets)
         if owners:
             sim.loop.visits = []
         for crash in crashes:
@@ -128,6 +130,8 @@ def play(
             sim.violated(f"the scenario failed: {error!r}")
         for words in sim.loop.unhandled:
             sim.violated(f"an error that nobody handled: {words}")
+        for database in sim.databases.values():
+            database.close()
         visits = sim.loop.visits
         return Outcome(
             scenario=scenario.name,

@@ -19,6 +19,7 @@ from ...ports.instrumentation import Instrumentation
 from ...ports.store import Row, Store
 from ...service.service import Service
 from ...transports.memory import MemoryTransport
+from .database import Database
 from .log import Refuses
 from .loop import Order, SimulationLoop
 from .machine import SimulatedClock
@@ -26,6 +27,7 @@ from .network import Faults, Network
 from .node import Node
 from .removal import INTACT, Removal
 from .rest import under_way
+from .shared_store import SharedStore
 from .sqlite import Disk, SimulatedSqliteStore
 
 __all__ = ["Simulation"]
@@ -72,6 +74,7 @@ class Simulation:
         self.failing_syncs = 0.0
         """The chance that a sync fails."""
         self.nodes: dict[str, Node] = {}
+        self.databases: dict[str, Database] = {}
         self.settings: dict[str, object] = {}
         """What services find in their settings."""
         self.violations: list[str] = []
@@ -90,14 +93,31 @@ class Simulation:
         self.nodes[name] = Node(self, name, services)
         return self.nodes[name]
 
+    def share(self, *services: str) -> None:
+        """Keep the stores of these services on a server, so that several nodes may run them."""
+        for service in services:
+            self.databases[service] = Database(
+                self.folder / f"{service}-server.db",
+                random=self._disk_random,
+                delay=self.network.delay,
+                lose=lambda: self.network.drawn(self.network.faults.lost_statement),
+                outside=self.loop.outside_context,
+            )
+
+    def running(self, service: str) -> list[Node]:
+        """The nodes that run a service, up or down."""
+        return [node for node in self.nodes.values() if any(s.name == service for s in node.services)]
+
     def open_store(self, service: str, instrumentation: Instrumentation) -> Store:
         """A service's store."""
+        if service in self.databases:
+            return SharedStore(self.databases[service], clock=self.clock)
         return SimulatedSqliteStore(service, self.disk, clock=self.clock, instrumentation=instrumentation)
 
     async def rows(self, service: str, sql: str) -> list[Row]:
         """Committed rows of a service that runs."""
-        for node in self.nodes.values():
-            if node.ready and service in node.bound:
+        for node in self.running(service):
+            if node.ready:
                 return await node.bound[service].store.query(sql)
         raise LookupError(f"no node runs {service}")
 

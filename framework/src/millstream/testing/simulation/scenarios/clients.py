@@ -24,9 +24,15 @@ class Wishes:
 
 
 async def transfers(
-    sim: Simulation, node: Node, accounts: Sequence[str], *, clients: int = 3, each: int = 6, remind: bool = True
+    sim: Simulation,
+    nodes: Sequence[Node],
+    accounts: Sequence[str],
+    *,
+    clients: int = 3,
+    each: int = 6,
+    remind: bool = True,
 ) -> Wishes:
-    """Let `clients` send `each` transfers to accounts of their choice; return when all are answered."""
+    """Let `clients` send `each` transfers to accounts and nodes of their choice; return when all are answered."""
     wishes = Wishes()
 
     async def client(number: int) -> None:
@@ -38,7 +44,7 @@ async def transfers(
                 remind and sim.random.random() < 0.25,
             )
             wishes.sent[wish.request] = wish
-            await send(sim, node, wish, wishes)
+            await send(sim, nodes, wish, wishes)
             await sim.sleep(0.0, 0.3)
 
     async with asyncio.TaskGroup() as group:
@@ -47,11 +53,11 @@ async def transfers(
     return wishes
 
 
-async def send(sim: Simulation, node: Node, wish: Transfer, wishes: Wishes) -> None:
-    """Until it is answered."""
+async def send(sim: Simulation, nodes: Sequence[Node], wish: Transfer, wishes: Wishes) -> None:
+    """Until one of the nodes answers it."""
     for _ in range(MOST_TRIES):
         try:
-            answer = await node.request("POST", "/transfers", wish, wish.request)
+            answer = await sim.random.choice(nodes).request("POST", "/transfers", wish, wish.request)
         except Gone:
             await sim.sleep(0.0, AGAIN_SECONDS)
             continue

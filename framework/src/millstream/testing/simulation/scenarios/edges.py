@@ -30,7 +30,7 @@ class HundredRequests(EventPath):
         wish = Transfer("ann", 7, "the wish")
         async with asyncio.TaskGroup() as group:
             for number in range(100):
-                group.create_task(send(sim, sim.nodes["bank"], wish, self.wishes), name=f"client {number}")
+                group.create_task(send(sim, sim.running("bank"), wish, self.wishes), name=f"client {number}")
 
 
 class RefusedRecord(EventPath):

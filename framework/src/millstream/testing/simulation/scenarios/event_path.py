@@ -35,10 +35,10 @@ class EventPath(Scenario):
         sim.node("till", till(self.after_dead_letter))
 
     async def work(self, sim: Simulation) -> None:
-        self.wishes = await transfers(sim, sim.nodes["bank"], self.accounts)
+        self.wishes = await transfers(sim, sim.running("bank"), self.accounts)
 
     async def tend(self, sim: Simulation) -> bool:
-        return await look_after(sim, sim.nodes["till"], self.buried, self.repairs)
+        return await look_after(sim, sim.running("till"), self.buried, self.repairs)
 
     async def check(self, sim: Simulation) -> None:
         await check_bank(sim, self.world, self.wishes, given_up=self.given_up, late=self.late)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from ....delivery.operations import StoreOperations
@@ -16,10 +18,11 @@ from .invariants import Fact
 __all__ = ["look_after"]
 
 
-async def look_after(sim: Simulation, node: Node, seen: set[Fact], repairs: float = 1.0) -> bool:
+async def look_after(sim: Simulation, nodes: Sequence[Node], seen: set[Fact], repairs: float = 1.0) -> bool:
     """Decide about every dead letter of the till; False when there was none. seen: receives whose they were. repairs: the
     chance that one is repaired before it is redriven, instead of failing once more."""
-    if not node.ready or "till" not in node.bound:
+    node = next((node for node in nodes if node.ready), None)
+    if node is None:
         return False
     try:
         return await node.inside(lambda: _decide(sim, node, seen, repairs), "operator")
