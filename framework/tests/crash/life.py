@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import signal
 import sys
 import time
 from pathlib import Path
@@ -87,7 +88,8 @@ class Engines(msgspec.Struct, frozen=True):
 
 class Life(msgspec.Struct, frozen=True):
     """transfers: how many there are to be in the end. point, hit: where to die. poison: transfers of that account too.
-    until: transfers are made until this file is there, however many, with `pause` seconds behind each."""
+    until: transfers are made until this file is there, however many, with `pause` seconds behind each. stops: it works until
+    SIGTERM, then stops in order, at rest or not."""
 
     transfers: int
     point: str = ""
@@ -97,6 +99,7 @@ class Life(msgspec.Struct, frozen=True):
     engines: Engines | None = None
     until: Path | None = None
     pause: float = 0.0
+    stops: bool = False
 
 
 def live(folder: Path, life: Life) -> Body:
@@ -126,13 +129,24 @@ def live(folder: Path, life: Life) -> Body:
             async with asyncio.TaskGroup() as group:
                 operator = group.create_task(_operate(runtime.bound["till"]))
                 producers = [group.create_task(_produce(runtime.bound["bank"], life)) for _ in range(PRODUCERS)]
-                await asyncio.wait(producers)
-                while await _busy(runtime):  # noqa: ASYNC110 - a condition over two databases and a log
-                    await asyncio.sleep(REST_SECONDS)
+                if life.stops:
+                    await _told_to_stop()
+                    for producer in producers:
+                        producer.cancel()
+                else:
+                    await asyncio.wait(producers)
+                    while await _busy(runtime):  # noqa: ASYNC110 - a condition over two databases and a log
+                        await asyncio.sleep(REST_SECONDS)
                 operator.cancel()
         report.counted(dict(points.counts))
 
     return body
+
+
+async def _told_to_stop() -> None:
+    told = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
+    await told.wait()
 
 
 def _store(folder: Path, engines: Engines | None, name: str) -> Store:
@@ -201,7 +215,7 @@ async def _operate(bound: Bound) -> None:
     while True:
         try:
             await _look_after(bound, operations)
-        except Transient:
+        except (Transient, Refused):  # away, or another process's operator was faster
             await asyncio.sleep(AWAY_SECONDS)
         await asyncio.sleep(OPERATOR_SECONDS)
 
