@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import asyncpg
 import nats
-from nats.errors import TimeoutError as NothingThere
 from nats.js.api import ConsumerConfig, StorageType, StreamConfig
 
 from ..workload import BUSINESS, POOL, REDELIVERY_SECONDS, Task, body, engine, key_of, loop_run, main, produce, topic
@@ -95,7 +94,7 @@ async def _work() -> None:
     while True:
         try:
             messages = await consumer.fetch(BATCH, timeout=5)
-        except NothingThere:
+        except TimeoutError:  # its own and that of asyncio
             continue
         events = [json.loads(message.data) for message in messages]
         ids = [int((message.headers or {})["id"]) for message in messages]
