@@ -104,12 +104,13 @@ async def test_publisher_and_reader_carry_on_after_the_broker_was_killed(broker:
     total, found = 6_000, list[Record]()
     async with log_on(broker) as log:
         await log.provision(topic, 1)
-        async with asyncio.timeout(RECOVERY_SECONDS), asyncio.TaskGroup() as group:
-            group.create_task(publish_all(log, topic, total))
-            group.create_task(read_until(log, topic, total, found))
+        async with asyncio.TaskGroup() as group:
+            publishing = group.create_task(publish_all(log, topic, total))
+            reading = group.create_task(read_until(log, topic, total, found))
             await until(lambda: len(found) >= total // 10)
             broker.kill()
-            await asyncio.to_thread(broker.start)
+            await asyncio.to_thread(broker.start)  # has a time limit of its own
+            await within(asyncio.wait([publishing, reading]), RECOVERY_SECONDS)
         assert_nothing_is_lost_or_swapped(found, total)
         assert found == await everything(log, topic, 0)
 
@@ -119,7 +120,7 @@ async def test_a_stopped_broker_ends_calls_in_time_and_then_everything_goes_on(b
     loop = asyncio.get_running_loop()
     async with log_on(broker, wait_seconds=2.0) as log, asyncio.TaskGroup() as group:
         await log.provision(topic, 2)
-        group.create_task(read_until(log, topic, total, found))
+        reading = group.create_task(read_until(log, topic, total, found))
         await publish_all(log, topic, 100)
         waiting = loop.create_task(log.read(topic, 1, 0).next(1))
         await until(lambda: len(found) >= 100)
@@ -133,7 +134,7 @@ async def test_a_stopped_broker_ends_calls_in_time_and_then_everything_goes_on(b
                 log.read(topic, 0, 0).next(1),
                 waiting,  # with nothing to read, and yet it does not wait for an absent broker for ever
             ):
-                with pytest.raises(TransportUnavailable, match="127"):
+                with pytest.raises(TransportUnavailable, match=r"127.*(no confirmation in time|no answer|imed out)"):
                     await within(call, BOUND_SECONDS)
             publishing = group.create_task(publish_all(log, topic, total))
             await asyncio.wait([publishing], timeout=3)  # through at least one producer that is given up
@@ -141,7 +142,7 @@ async def test_a_stopped_broker_ends_calls_in_time_and_then_everything_goes_on(b
         finally:
             broker.resume()
         await within(publishing, RECOVERY_SECONDS)
-        await until(lambda: len({record.value for record in found}) == total)
+        await within(reading, RECOVERY_SECONDS)
         assert_nothing_is_lost_or_swapped(found, total)
 
 

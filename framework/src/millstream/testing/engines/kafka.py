@@ -186,12 +186,13 @@ class KafkaCluster:
         """
         with ThreadPoolExecutor(len(self.nodes)) as pool:
             list(pool.map(_Member.start, self.nodes))
-        until = time.monotonic() + START_SECONDS
+        patience = START_SECONDS * len(self.nodes)
+        until = time.monotonic() + patience
         while any(node.registered() < len(self.nodes) for node in self.nodes):
             if time.monotonic() > until:
                 tails = "\n".join(node.log_tail(10) for node in self.nodes)
-                raise EngineUnavailable(f"the cluster is not complete after {START_SECONDS:.0f} s:\n{tails}")
-            time.sleep(0.05)
+                raise EngineUnavailable(f"the cluster is not complete after {patience:.0f} s:\n{tails}")
+            time.sleep(0.2)
 
     def stop(self) -> None:
         """End all nodes. By force: an orderly stop of the last ones waits for a quorum that has gone."""

@@ -146,10 +146,14 @@ class Fetcher:
             while not self._closing:
                 while self._orders:
                     self._orders.popleft()(consumer)
-                message = consumer.poll(POLL_SECONDS if self._served else 0)
-                if message is not None:
-                    self._hand_on(consumer, [message, *consumer.consume(STEP_RECORDS, 0)])
-                elif not self._served and not self._orders:
+                try:
+                    message = consumer.poll(POLL_SECONDS if self._served else 0)
+                    if message is not None:
+                        self._hand_on(consumer, [message, *consumer.consume(STEP_RECORDS, 0)])
+                        continue
+                except KafkaException as error:  # of the consumer, and not of one partition
+                    self._call(self._down, self, error.args[0].str())
+                if not self._served and not self._orders:
                     self._wanted.wait(1.0)
                     self._wanted.clear()
         finally:

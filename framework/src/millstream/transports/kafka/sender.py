@@ -121,7 +121,7 @@ class Sender:
                 await self._give_up(reports)
             confirmed += reports.confirmed
             if reports.error is not None:
-                return Sent(confirmed, reports.error)
+                return Sent(confirmed, self._reason(reports.error))
             self._heard[place] = self._loop.time()
         return Sent(confirmed, None)
 
@@ -135,8 +135,15 @@ class Sender:
         if not self._heard:
             await asyncio.wait([reports.done], timeout=PURGE_SECONDS)
         if not reports.done.done():
-            self.condemn(f"no confirmation in time{self._why and f'; last error: {self._why}'}")
+            self.condemn(self._late())
             await reports.done
+
+    def _reason(self, error: KafkaError) -> KafkaError:
+        """That something was purged does not say why."""
+        return KafkaError(error.code(), self.condemned or self._late()) if error.code() in _PURGED else error
+
+    def _late(self) -> str:
+        return f"no confirmation in time{self._why and f'; last error: {self._why}'}"
 
     def _hand_over(self, place: tuple[str, int], records: Sequence[Record]) -> _Reports | None:
         """Give librdkafka as many as it takes now; None when that is none."""
