@@ -50,7 +50,8 @@ class SqliteFile:
     """Open with `async with`. Not shared between processes: a second one is refused.
 
     path: the database file. synchronous: `FULL` survives a power cut; anything weaker is for measurements only.
-    worker: makes what runs commits, checkpoints and long reads beside the loop, by name.
+    worker: makes what runs commits, checkpoints and long reads beside the loop, by name. vfs: SQLite's way to the file, if
+    it is not the system's own.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class SqliteFile:
         instrumentation: Instrumentation | None = None,
         cache_kib: int = 8_192,
         worker: Callable[[str], Worker] = WorkerThread,
+        vfs: str | None = None,
     ) -> None:
         self.path = Path(path)
         self.name = name or self.path.stem
@@ -72,6 +74,7 @@ class SqliteFile:
         self._labels = (("store", self.name),)
         self._cache_kib = cache_kib
         self.worker = worker
+        self._vfs = vfs
         self._waiting: deque[Member] = deque()
         self._running = False
         self._held = False
@@ -141,7 +144,7 @@ class SqliteFile:
     def connect(self, *, read_only: bool = False) -> apsw.Connection:
         """Another connection with the settings that the promise needs, read back."""
         flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
-        connection = apsw.Connection(str(self.path), flags=flags, statementcachesize=256)
+        connection = apsw.Connection(str(self.path), flags=flags, vfs=self._vfs, statementcachesize=256)
         connection.set_busy_timeout(5_000)
         mode = connection.pragma("journal_mode", "wal")
         if mode != "wal":

@@ -18,6 +18,7 @@ __all__ = ["STRIKES", "Nemesis"]
 
 KEEPER_SECONDS = 0.3
 KILL_WITHIN_STEPS = 300
+POWER_WITHIN_OPERATIONS = 60
 STRIKES = ("kill", "stop", "pause", "cut", "outage", "clock", "disk")
 
 
@@ -53,6 +54,7 @@ class Nemesis:
             "outage": self._outage,
             "clock": self._clock,
             "disk": self._disk,
+            "power": self._power,
         }
         for _ in range(self._random.randrange(self._most + 1)):
             await self._wait(0.0, self._pause)
@@ -99,6 +101,10 @@ class Nemesis:
         self._sim.failing_syncs = 0.3
         await self._wait(0.1, 2.0)
         self._sim.failing_syncs = 0.0
+
+    async def _power(self, node: Node) -> None:
+        if self._sim.power is not None:
+            self._sim.power.fail_after(self._random.randrange(POWER_WITHIN_OPERATIONS))
 
 
 async def keep(simulation: Simulation) -> None:

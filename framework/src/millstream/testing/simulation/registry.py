@@ -6,7 +6,7 @@ from ...errors import Misconfigured
 from .scenario import Scenario
 from .scenarios.dead_letters import KillingMessage, PoisonGoOn, PoisonHold, RedriveDuringFailure
 from .scenarios.edges import HundredRequests, RefusedRecord, Shutdown, SlowConsumer
-from .scenarios.event_path import EventPath, FailingDisk, HotKey, Killed
+from .scenarios.event_path import EventPath, FailingDisk, HotKey, Killed, PowerLoss
 from .scenarios.fleet import Fleet, Takeover, TwoRelays
 
 __all__ = ["SCENARIOS", "scenario_named"]
@@ -15,6 +15,7 @@ _ALL: tuple[type[Scenario], ...] = (
     EventPath,
     HotKey,
     Killed,
+    PowerLoss,
     FailingDisk,
     PoisonHold,
     PoisonGoOn,

@@ -11,7 +11,12 @@ __all__ = ["INTACT", "Removal"]
 
 
 class Removal:
-    """Takes out nothing; what takes out something overrides what it stands in for."""
+    """Takes out nothing; what takes out something overrides what it stands in for.
+
+    synchronous: the setting of SQLite that stores are opened with.
+    """
+
+    synchronous = "FULL"
 
     def store(self, store: Store, service: str) -> Store:
         """The store that this service gets instead."""

@@ -192,6 +192,14 @@ _ALL = (
         "nobody is answered before the commit is durable",
         "was promised|answered",
     ),
+    Safeguard(
+        "synced-commit",
+        "T1",
+        "power-loss",
+        publishing.Unsynced,
+        "a commit is on the disk before anybody is answered",
+        "never|was promised|answered|corrupt|malformed|does not settle",
+    ),
 )
 
 SAFEGUARDS: dict[str, Safeguard] = {safeguard.name: safeguard for safeguard in _ALL}

@@ -132,6 +132,8 @@ def play(
             sim.violated(f"an error that nobody handled: {words}")
         for database in sim.databases.values():
             database.close()
+        if sim.power is not None:
+            sim.power.unregister()
         visits = sim.loop.visits
         return Outcome(
             scenario=scenario.name,

@@ -25,6 +25,7 @@ from .loop import Order, SimulationLoop
 from .machine import SimulatedClock
 from .network import Faults, Network
 from .node import Node
+from .power import PowerDisk
 from .removal import INTACT, Removal
 from .rest import under_way
 from .shared_store import SharedStore
@@ -74,6 +75,7 @@ class Simulation:
         self.failing_syncs = 0.0
         """The chance that a sync fails."""
         self.nodes: dict[str, Node] = {}
+        self.power: PowerDisk | None = None
         self.databases: dict[str, Database] = {}
         self.settings: dict[str, object] = {}
         """What services find in their settings."""
@@ -112,7 +114,33 @@ class Simulation:
         """A service's store."""
         if service in self.databases:
             return SharedStore(self.databases[service], clock=self.clock)
-        return SimulatedSqliteStore(service, self.disk, clock=self.clock, instrumentation=instrumentation)
+        return SimulatedSqliteStore(
+            service,
+            self.disk,
+            clock=self.clock,
+            instrumentation=instrumentation,
+            synchronous=self.removal.synchronous,
+        )
+
+    def powered(self) -> PowerDisk:
+        """Keep the files of all stores on a disk that a failing power leaves as it was synced."""
+        self.power = PowerDisk(f"millstream-simulated-{self.folder.name}", self._power_fails)
+        self.disk.vfs = self.power.name
+        return self.power
+
+    def _power_fails(self) -> None:
+        """In the middle of a write: nobody takes another step; what is left of this one reaches no disk."""
+        self.tell("the power fails")
+        for node in self.nodes.values():
+            if node.process is not None:
+                node.process.pause()
+        self.loop.call_soon(self._power_returns, context=self.loop.outside_context)
+
+    def _power_returns(self) -> None:
+        for node in self.nodes.values():
+            node.kill()
+        if self.power is not None:
+            self.power.restore(self._disk_random)
 
     async def rows(self, service: str, sql: str) -> list[Row]:
         """Committed rows of a service that runs."""
@@ -141,6 +169,8 @@ class Simulation:
         """Faults end; whatever is down or paused comes back."""
         self.tell("heal")
         self.healed = True
+        if self.power is not None:
+            self.power.fail_after(-1 - self.power.operations)
         self.network.calm()
         self.failing_syncs = 0.0
         for node in self.nodes.values():

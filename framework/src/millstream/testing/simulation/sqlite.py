@@ -12,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, final
 
+import apsw  # noqa: TID251 - what the system does to the files of a killed process
+
 from ...clock import Clock
 from ...errors import Misconfigured
 from ...ports.instrumentation import Instrumentation
@@ -35,6 +37,8 @@ class Disk:
 
     def __init__(self, folder: Path, delay: Callable[[], float], refuse: Callable[[], object] = lambda: None) -> None:
         self.folder = folder
+        self.vfs: str | None = None
+        """The name of a VFS that files are opened with."""
         self.held: dict[Path, Process | None] = {}
         self._delay = delay
         self._refuse = refuse
@@ -49,10 +53,26 @@ class Disk:
 class SimulatedSqliteStore(SqliteStore):
     """`SqliteStore` in `<folder of the disk>/<name>.db`."""
 
-    def __init__(self, name: str, disk: Disk, *, clock: Clock, instrumentation: Instrumentation | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        disk: Disk,
+        *,
+        clock: Clock,
+        instrumentation: Instrumentation | None = None,
+        synchronous: str = "FULL",
+    ) -> None:
         path = disk.folder / f"{name}.db"
         super().__init__(path, clock=clock, instrumentation=instrumentation)
-        self.file = _SimulatedFile(path, disk, clock=clock, instrumentation=instrumentation, worker=disk.worker)
+        self.file = _SimulatedFile(
+            path,
+            disk,
+            clock=clock,
+            instrumentation=instrumentation,
+            synchronous=synchronous,
+            worker=disk.worker,
+            vfs=disk.vfs,
+        )
 
 
 class _SimulatedFile(SqliteFile):
@@ -84,5 +104,7 @@ class _SimulatedFile(SqliteFile):
         """The process died."""
         for connection in self._connections:
             with suppress(Exception):  # one is closed already
+                # What is in the WAL stays there, as when the system closes the files of a process that is gone.
+                connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
                 connection.close(True)
         self._disk.held.pop(self.path, None)

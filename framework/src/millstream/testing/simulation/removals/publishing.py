@@ -24,6 +24,7 @@ __all__ = [
     "RefusedIsDropped",
     "TimerApart",
     "UncommittedRows",
+    "Unsynced",
     "WholeBatchConfirmed",
 ]
 
@@ -240,3 +241,9 @@ class RefusedIsDropped(_Log):
                 else:
                     return len(records) - len(left) + done
             return len(records)
+
+
+class Unsynced(Removal):
+    """Commits are not synced to the disk."""
+
+    synchronous = "OFF"

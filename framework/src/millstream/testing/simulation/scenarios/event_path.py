@@ -11,7 +11,7 @@ from .clients import Wishes, transfers
 from .invariants import Fact, check_bank
 from .operator import look_after
 
-__all__ = ["EventPath", "FailingDisk", "HotKey", "Killed"]
+__all__ = ["EventPath", "FailingDisk", "HotKey", "Killed", "PowerLoss"]
 
 
 class EventPath(Scenario):
@@ -77,3 +77,17 @@ class FailingDisk(EventPath):
     strikes = ("disk", "disk", "kill")
     most_strikes = 8
     pause = 1.0
+
+
+class PowerLoss(EventPath):
+    """The power of the machine fails in front of any write or sync; what was not synced is lost, kept or torn."""
+
+    name = "power-loss"
+    about = "the power fails between a write and its sync, and nothing that was answered may be gone"
+    strikes = ("power", "power", "kill")
+    most_strikes = 10
+    pause = 1.0
+
+    def build(self, sim: Simulation) -> None:
+        sim.powered()
+        super().build(sim)
