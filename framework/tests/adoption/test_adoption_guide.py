@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import re
 import sys
@@ -16,7 +17,7 @@ from millstream.message import encode_message
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
-from .application import Database
+from .application import Database, until
 
 ROOT = Path(__file__).parents[3]
 EXCERPT = re.compile(r"^```python\n# from (examples/\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -74,6 +75,17 @@ async def test_sqlalchemy_as_shown(shop: Database) -> None:
             await program.confirm(session, value)
             shop.rows("UPDATE orders SET confirmed = NOT confirmed")  # a second time would be seen
     assert shop.rows("SELECT confirmed FROM orders") == [(True,)]
+    await engine.dispose()
+
+
+async def test_handlers_as_shown(shop: Database, tmp_path: Path) -> None:
+    engine = create_async_engine(shop.alchemy("asyncpg"))
+    place = shown("with_sqlalchemy").place
+    async with shown("with_handlers").handling(engine, f"log://{tmp_path}/log.db") as running:
+        async with AsyncSession(engine) as session:
+            await place(session, "o1")
+        await asyncio.to_thread(until, lambda: shop.rows("SELECT confirmed FROM orders") == [(True,)])
+        assert running.ready
     await engine.dispose()
 
 
