@@ -269,7 +269,7 @@ class KafkaIntake:
                 )
             )
         except KafkaException as error:
-            raise Misconfigured(f"{self._name}: {error.args[0].str()}") from error
+            raise Misconfigured(f"{self._name}: {error.args[0].str().strip()}") from error
         consumer.subscribe([self._options.topic], on_assign=self._assign, on_revoke=self._revoke, on_lost=self._revoke)
         return consumer
 
