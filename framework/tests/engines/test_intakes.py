@@ -48,6 +48,7 @@ from millstream.transports.rabbitmq import frames
 from millstream.transports.rabbitmq.connection import Login
 from millstream.transports.rabbitmq.intake import IntakeOptions, RabbitmqIntake
 from millstream.transports.rabbitmq.link import Link
+from pamqp import commands, frame, header
 
 PATIENCE_SECONDS = 60.0
 ENGINES = ["rabbitmq", "kafka", "nats"]
@@ -831,6 +832,26 @@ async def test_a_message_of_rabbitmq_without_an_id_has_no_identity_unless_its_bo
     assert first.identity != second.identity
     assert None not in (first.identity, second.identity)
     await link.close()
+
+
+@pytest.mark.parametrize("beside", [{}, {"headers": {"a": 1}}, {"headers": {"a": [1, {"b": "c"}]}, "priority": 3}])
+@pytest.mark.parametrize("more", [{}, {"correlation_id": "c", "reply_to": "r", "expiration": "60000"}])
+def test_the_message_id_is_found_among_all_properties(beside: dict[str, Any], more: dict[str, Any]) -> None:
+    given = commands.Basic.Properties(
+        content_type="text/plain",
+        content_encoding="gzip",
+        delivery_mode=2,
+        message_id="m-ü",
+        app_id="a",
+        **beside,
+        **more,
+    )
+    # As it travels: a content header behind seven bytes of frame, and before the frame's end.
+    payload = frame.marshal(header.ContentHeader(0, 5, given), 1)[7:-1]
+    assert frames.message_id(payload) == "m-ü"
+    assert frames.properties(payload) == ("text/plain", beside.get("headers", {}))
+    without = frame.marshal(header.ContentHeader(0, 5, commands.Basic.Properties(content_type="a/b", **beside)), 1)
+    assert frames.message_id(without[7:-1]) is None
 
 
 async def test_members_of_a_group_share_a_topic_of_kafka_and_take_over_from_one_that_leaves(
