@@ -14,8 +14,11 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 from millstream.adoption import Outbox, tables
+from millstream.adoption.relay_store import source_of
 from millstream.cli.app import run
+from millstream.clock import SystemClock
 from millstream.delivery.relay import SWEEP_SECONDS
+from millstream.ports.instrumentation import Silent
 from millstream.testing.engines.nats import NatsServer
 from millstream.testing.engines.postgresql import PostgresqlServer
 from sqlalchemy.orm import Session
@@ -92,6 +95,7 @@ async def test_two_relays_at_once_disorder_nothing(either: Database, log: str, t
     assert first_occurrences(await records_of(log, tmp_path, len(KEYS) * EACH)) == {key: [*range(EACH)] for key in KEYS}
 
 
+@pytest.mark.parametrize("either", ["postgresql"], indirect=True)
 async def test_sigterm_lets_it_finish_the_rows_at_hand_and_repeats_none(
     either: Database, log: str, tmp_path: Path
 ) -> None:
@@ -107,7 +111,7 @@ async def test_sigterm_lets_it_finish_the_rows_at_hand_and_repeats_none(
 
 
 def test_it_is_woken_by_a_commit_and_answers_probes(either: Database, log: str, tmp_path: Path) -> None:
-    """The sweep alone would take half a second on average, so it would not forward twenty in five."""
+    """The sweep alone would take nearly a second for each: the next event comes right behind the last one's end."""
     engine = sa.create_engine(either.alchemy())
     with RelayProcess(tmp_path, either.url, log) as relay:
         began = time.monotonic()
@@ -122,7 +126,7 @@ def test_it_is_woken_by_a_commit_and_answers_probes(either: Database, log: str, 
         assert 'millstream_relayed_total{service="shop"} 20' in metrics
         assert "millstream_outbox_rows" in metrics
     engine.dispose()
-    assert took < 20 * SWEEP_SECONDS / 2
+    assert took < 20 * SWEEP_SECONDS * 0.75
 
 
 def test_it_outlives_a_crash_of_the_applications_server(tmp_path: Path) -> None:
@@ -182,8 +186,8 @@ def test_what_is_wrong_is_said_before_it_starts(either: Database, tmp_path: Path
     assert not (tmp_path / "none.db").exists()
 
 
-def test_the_printed_tables_are_those_that_it_creates(
-    server: PostgresqlServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+async def test_the_printed_tables_are_those_that_it_creates(
+    server: PostgresqlServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["relay", "--print-tables", "postgresql"]) == 0
     printed = capsys.readouterr().out
@@ -193,13 +197,13 @@ def test_the_printed_tables_are_those_that_it_creates(
         server.execute(f"CREATE DATABASE {name}")
     with psycopg.connect(f"{server.url}/printed") as connection:
         connection.execute(printed.encode())
-    with NatsServer(tmp_path) as nats, RelayProcess(tmp_path, f"{server.url}/created", nats.url, "--create-tables"):
-        # What one of them made the other finds complete.
-        with RelayProcess(tmp_path, f"{server.url}/printed", nats.url):
+    for name, create in (("created", True), ("printed", False)):  # what one of them made the other finds complete
+        source = source_of(f"{server.url}/{name}", schema=None, clock=SystemClock(), instrumentation=Silent())
+        async with source.opened(create=create):
             pass
-        assert server.execute(catalogue, "created") == server.execute(catalogue, "printed")
-        migrations = "SELECT owner, version, checksum FROM millstream_schema_migrations ORDER BY 1, 2"
-        assert server.execute(migrations, "created") == server.execute(migrations, "printed")
+    assert server.execute(catalogue, "created") == server.execute(catalogue, "printed")
+    migrations = "SELECT owner, version, checksum FROM millstream_schema_migrations ORDER BY 1, 2"
+    assert server.execute(migrations, "created") == server.execute(migrations, "printed")
 
 
 @pytest.mark.parametrize("schema", [None, "events"])
