@@ -30,6 +30,12 @@ def simulate(
         int | None, Parameter(help="Without other faults, kill at up to N steps of one seed, one in each run; 0: all.")
     ] = None,
     recovery: Annotated[bool, Parameter(negative=(), help="With --crashes: kill once more while it recovers.")] = False,
+    replay: Annotated[
+        str | None, Parameter(help="With --seed: only the disturbances of these numbers happen, as `3,7`, or `none`.")
+    ] = None,
+    shrink: Annotated[
+        bool, Parameter(negative=(), help="Find the few disturbances that a failing --seed fails by.")
+    ] = False,
     without: Annotated[str | None, Parameter(help="Take out a safeguard; see --list.")] = None,
     list_: Annotated[bool, Parameter(name="--list", negative=(), help="Show scenarios and safeguards.")] = False,
     json: Json = False,
@@ -43,13 +49,19 @@ def simulate(
         return Exit.OK
     if scenario is None:
         raise Misconfigured("name a scenario, or ask for --list")
+    if seed is None and (replay is not None or shrink):
+        raise Misconfigured("--replay and --shrink are about one run: name its --seed")
     if seed is not None and seeds is not None:
         raise Misconfigured("--seed runs one seed and --seeds several: give one of them")
     from ..testing.simulation.removal import Removal
     from ..testing.simulation.safeguards import safeguard_named
 
     removal = Removal if without is None else safeguard_named(without).removal
-    tally = _run(_outcomes(scenario, removal, seeds, seed, crashes, recovery, None if json else write), json)
+    if shrink:
+        replay = _shrunk(scenario, seed or 0, removal, without, json)
+    keep = None if replay is None else _numbers(replay)
+    story = None if json else write
+    tally = _run(_outcomes(scenario, removal, seeds, seed, crashes, recovery, keep, story), json)
     result = {
         "runs": tally.runs,
         "crash_points": tally.crash_points,
@@ -73,6 +85,7 @@ def _outcomes(
     seed: int | None,
     crashes: int | None,
     recovery: bool,
+    keep: frozenset[int] | None,
     story: Callable[[str], object] | None,
 ) -> Iterator[Outcome]:
     from ..testing.simulation.campaign import seeds as by_seeds
@@ -84,8 +97,35 @@ def _outcomes(
     if crashes is not None:
         return sweep(chosen, seed or 0, most=crashes or None, recovery=recovery, removal=removal())
     if seed is not None:
-        return iter([play(chosen(), seed, removal=removal(), story=story)])
+        return iter([play(chosen(), seed, removal=removal(), keep=keep, story=story)])
     return by_seeds(chosen, range(seeds or 1), removal)
+
+
+def _numbers(replay: str) -> frozenset[int]:
+    if replay == "none":
+        return frozenset()
+    try:
+        return frozenset(int(number) for number in replay.split(","))
+    except ValueError:
+        raise Misconfigured(f"--replay {replay}: give the numbers of disturbances as in 3,7, or `none`") from None
+
+
+def _shrunk(scenario: str, seed: int, removal: type[Removal], without: str | None, json: bool) -> str:
+    from ..testing.simulation.campaign import shrunk
+    from ..testing.simulation.registry import scenario_named
+
+    few = shrunk(scenario_named(scenario), seed, removal)
+    if few is None:
+        raise Misconfigured(f"--shrink: seed {seed} of {scenario} does not fail, there is nothing to shrink")
+    replay = ",".join(map(str, few)) or "none"
+    again = f"millstream simulate {scenario} --seed {seed} --replay {replay}" + (
+        f" --without {without}" if without else ""
+    )
+    if json:
+        print_json({"seed": seed, "replay": replay, "command": again})
+    else:
+        write(f"shrunk: {again}")
+    return replay
 
 
 def _run(outcomes: Iterator[Outcome], json: bool) -> Tally:

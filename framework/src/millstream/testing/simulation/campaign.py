@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
+from .disturbances import reduce_to_few
 from .removal import INTACT, Removal
 from .scenario import Crash, Outcome, Scenario, play
 
-__all__ = ["Tally", "crash_points", "seeds", "sweep"]
+__all__ = ["Tally", "crash_points", "seeds", "shrunk", "sweep"]
 
 
 def seeds(scenario: type[Scenario], numbers: Iterable[int], removal: type[Removal] = Removal) -> Iterator[Outcome]:
@@ -55,6 +56,18 @@ def sweep(
                 continue
             crashes = (point, later[number * 7919 % len(later)])
         yield play(scenario(), seed, calm=True, crashes=crashes, removal=removal)
+
+
+def shrunk(scenario: type[Scenario], seed: int, removal: type[Removal] = Removal) -> tuple[int, ...] | None:
+    """The few disturbances of a failing seed without which it does not fail; None if it does not fail at all."""
+    first = play(scenario(), seed, removal=removal())
+    if not first.violations:
+        return None
+
+    def fails(keep: frozenset[int]) -> bool:
+        return bool(play(scenario(), seed, removal=removal(), keep=keep).violations)
+
+    return tuple(reduce_to_few(list(range(1, first.disturbances + 1)), fails))
 
 
 class Tally(msgspec.Struct):

@@ -69,7 +69,7 @@ class SimulatedTransport:
     async def publish(self, topic: str, partition: int, records: Sequence[Record]) -> int:
         records = tuple(records)
         taken = len(records)
-        if taken > 1 and self.network.drawn(self.network.faults.partial):
+        if taken > 1 and self.network.drawn(self.network.faults.partial, f"{topic}/{partition}: partly taken"):
             taken = self.network.below(taken)
 
         async def append() -> int:
@@ -87,7 +87,7 @@ class SimulatedTransport:
 
     async def mark(self, subscription: str, topic: str, partition: int, position: int) -> None:
         # A hint: as a real client does, it is sent and forgotten, and one that is lost is made good by the next.
-        if not self.network.drawn(self.network.faults.lost_request):
+        if not self.network.drawn(self.network.faults.lost_request, f"lost mark of {subscription}"):
             await self.engine.mark(subscription, topic, partition, position)
 
     async def unmark(self, subscription: str, topic: str) -> None:
@@ -143,7 +143,7 @@ class _SimulatedReader:
         client = self._client
         client.check_open()
         engine, network = client.engine, client.network
-        if network.drawn(network.faults.lost_answer):
+        if network.drawn(network.faults.lost_answer, f"{self._topic}/{self._partition}: lost reader"):
             await network.call(_nothing)
             raise TransportUnavailable("the simulated log: the connection of a reader was lost")
         # The engine's own reader waits for records; the way to us takes time.

@@ -60,9 +60,9 @@ class Nemesis:
             await self._wait(0.0, self._pause)
             kind = self._random.choice(self._kinds)
             node = self._sim.nodes[self._random.choice(self._targets or tuple(self._sim.nodes))]
-            self.struck += 1
-            self._sim.tell(f"nemesis: {kind} {node.name}")
-            await strikes[kind](node)
+            if self._sim.disturbances.happens(f"{kind} {node.name}"):
+                self.struck += 1
+                await strikes[kind](node)
 
     async def _wait(self, shortest: float, longest: float) -> None:
         await asyncio.sleep(self._random.uniform(shortest, longest))

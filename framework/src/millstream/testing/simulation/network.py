@@ -48,14 +48,21 @@ class Lost(Exception):
 class Network:
     """Between all processes and one engine.
 
-    patience: seconds after which a caller gives up. outside: where the engine's own steps belong; without one, to the caller.
+    happens: whether a fault that was drawn is let happen; receives its name. patience: seconds after which a caller gives up. outside: where the engine's own steps belong; without one, to the caller.
     """
 
     def __init__(
-        self, random: Random, faults: Faults, *, patience: float = 5.0, outside: Context | None = None
+        self,
+        random: Random,
+        faults: Faults,
+        *,
+        patience: float = 5.0,
+        outside: Context | None = None,
+        happens: Callable[[str], bool] = lambda _: True,
     ) -> None:
         self._random = random
         self._outside = outside
+        self._happens = happens
         self._patience = patience
         self.faults = faults
         self.up = True
@@ -71,9 +78,9 @@ class Network:
         self.up = True
         self.cut.clear()
 
-    def drawn(self, chance: float) -> bool:
+    def drawn(self, chance: float, what: str) -> bool:
         """Whether something of this chance happens now."""
-        happens = chance > 0.0 and self._random.random() < chance
+        happens = chance > 0.0 and self._random.random() < chance and self._happens(what)
         self.injected += happens
         return happens
 
@@ -96,9 +103,12 @@ class Network:
         if process is not None:
             process.check()
         answer: asyncio.Future[R] = loop.create_future()
-        name = process.name if process is not None else ""
-        loses, late = self.drawn(faults.lost_answer), self.drawn(faults.late_request)
-        times = 2 if repeatable and self.drawn(faults.repeated) else 1
+        name = process.name if process is not None else "nobody"
+        loses, late = (
+            self.drawn(faults.lost_answer, f"lost answer to {name}"),
+            self.drawn(faults.late_request, f"late request of {name}"),
+        )
+        times = 2 if repeatable and self.drawn(faults.repeated, f"repeated request of {name}") else 1
 
         def arrive() -> None:
             if not self.up or name in self.cut:
@@ -121,7 +131,7 @@ class Network:
             else:
                 answer.set_result(result)
 
-        if not self.drawn(faults.lost_request):
+        if not self.drawn(faults.lost_request, f"lost request of {name}"):
             on_its_way = self.delay() + (self._patience * self._random.uniform(1.0, 4.0) if late else 0.0)
             loop.call_later(on_its_way, arrive, context=self._outside)
         timer = loop.call_later(

@@ -173,7 +173,7 @@ class Node:
             raise Gone(f"{self.name} is down")
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[R] = loop.create_future()
-        lost = sim.network.drawn(sim.network.faults.lost_answer)
+        lost = sim.network.drawn(sim.network.faults.lost_answer, f"lost answer of {self.name} to {name}")
 
         async def serve() -> None:
             try:

@@ -93,6 +93,7 @@ class Outcome(msgspec.Struct, frozen=True):
     kills: int
     strikes: int
     faults: int
+    disturbances: int
     violations: list[str]
     owners: list[str] = []
 
@@ -104,10 +105,11 @@ def play(
     removal: Removal = INTACT,
     calm: bool = False,
     crashes: tuple[Crash, ...] = (),
+    keep: frozenset[int] | None = None,
     story: Callable[[str], object] | None = None,
     owners: bool = False,
 ) -> Outcome:
-    """One run. calm: without nemesis and faults; crashes are then the only thing that goes wrong."""
+    """One run. keep: the numbers of the disturbances that happen; None: all. calm: without nemesis and faults; crashes are then the only thing that goes wrong."""
     with TemporaryDirectory(prefix="millstream-sim-", dir=_memory()) as folder:
         sim = Simulation(
             seed,
@@ -115,6 +117,7 @@ def play(
             order=Random(f"{seed}/order").choice(ORDERS),
             removal=removal,
             faults=Faults() if calm else scenario.faults,
+            keep=keep,
             story=story,
         )
         nemesis = Nemesis(sim, scenario.strikes, 0 if calm else scenario.most_strikes, scenario.pause, scenario.targets)
@@ -144,6 +147,7 @@ def play(
             kills=sim.kills,
             strikes=nemesis.struck,
             faults=sim.network.injected,
+            disturbances=sim.disturbances.number,
             violations=sim.violations,
             owners=[process.name for process in visits] if visits is not None else [],
         )

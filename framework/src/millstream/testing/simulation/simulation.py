@@ -20,6 +20,7 @@ from ...ports.store import Row, Store
 from ...service.service import Service
 from ...transports.memory import MemoryTransport
 from .database import Database
+from .disturbances import Disturbances
 from .log import Refuses
 from .loop import Order, SimulationLoop
 from .machine import SimulatedClock
@@ -45,7 +46,7 @@ def _takes_all(_topic: str, _record: Record) -> str | None:
 
 @final
 class Simulation:
-    """seed: decides everything. folder: for the stores' files; empty. tell: receives the story, line by line."""
+    """seed: decides everything. keep: the numbers of the disturbances that happen; None: all. folder: for the stores' files; empty. tell: receives the story, line by line."""
 
     def __init__(
         self,
@@ -57,6 +58,7 @@ class Simulation:
         faults: Faults = Faults(),  # noqa: B008 - immutable
         limits: Limits = Limits(lease_seconds=5.0, batch_messages=20),  # noqa: B008 - immutable
         partitions: int = 2,
+        keep: frozenset[int] | None = None,
         story: Callable[[str], object] | None = None,
     ) -> None:
         self.seed = seed
@@ -68,7 +70,14 @@ class Simulation:
         self.random = Random(f"{seed}/scenario")
         self.clock = SimulatedClock()
         self.engine = MemoryTransport(observe=self._appended)
-        self.network = Network(Random(f"{seed}/network"), faults, outside=self.loop.outside_context)
+        self._story = story
+        self.disturbances = Disturbances(keep, self.tell)
+        self.network = Network(
+            Random(f"{seed}/network"),
+            faults,
+            outside=self.loop.outside_context,
+            happens=self.disturbances.happens,
+        )
         self.refuses: Refuses = _takes_all
         self._disk_random = Random(f"{seed}/disk")
         self.disk = Disk(folder, self._sync_seconds, self._refused_sync)
@@ -86,7 +95,6 @@ class Simulation:
         """How many processes were killed."""
         self.log: list[tuple[str, Record]] = []
         """Everything that the log took: (topic, record)."""
-        self._story = story
 
     # -- what scenarios build with ------------------------------------------------------------------------------------
 
@@ -102,7 +110,9 @@ class Simulation:
                 self.folder / f"{service}-server.db",
                 random=self._disk_random,
                 delay=self.network.delay,
-                lose=lambda: self.network.drawn(self.network.faults.lost_statement),
+                lose=lambda: self.network.drawn(
+                    self.network.faults.lost_statement, "a connection to a database breaks"
+                ),
                 outside=self.loop.outside_context,
             )
 
@@ -214,6 +224,8 @@ class Simulation:
         return self._disk_random.uniform(0.0002, 0.1 if self._disk_random.random() < 0.02 else 0.003)
 
     def _refused_sync(self) -> None:
-        if self.failing_syncs and self._disk_random.random() < self.failing_syncs:
+        if self.failing_syncs and (
+            self._disk_random.random() < self.failing_syncs and self.disturbances.happens("a sync fails")
+        ):
             self.network.injected += 1
             raise OSError("a simulated disk refuses to sync")
