@@ -223,7 +223,8 @@ class Sender:
     def _abandon(self) -> None:
         """Nobody is left who could report."""
         for reports in list(self._pending):
-            reports.failed(KafkaError(KafkaError._FATAL, self.condemned))
+            if not reports.done.done():  # one that is complete leaves the set a moment later, and has a better reason
+                reports.failed(KafkaError(KafkaError._FATAL, self.condemned))
 
     def _note(self, error: KafkaError) -> None:
         self._why = error.str()
