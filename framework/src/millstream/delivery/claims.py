@@ -12,7 +12,7 @@ import msgspec
 from ..errors import ClaimLost
 from ..ports.store import Session
 
-__all__ = ["RELAY", "Claim", "Division", "advance", "divide", "release", "renew", "take", "touch"]
+__all__ = ["RELAY", "Claim", "Division", "advance", "divide", "free", "release", "renew", "take", "touch"]
 
 RELAY = 0
 """The subscription id of relay shards."""
@@ -33,6 +33,13 @@ _RENEW = """
 UPDATE millstream_claims SET expires = millstream_now() + ?
 WHERE (subscription, partition) IN (
     SELECT subscription, partition FROM millstream_claims WHERE owner = ? /*postgresql FOR UPDATE SKIP LOCKED */
+)
+"""
+_FREE = """
+UPDATE millstream_claims SET expires = millstream_now() - 1
+WHERE (subscription, partition) IN (
+    SELECT subscription, partition FROM millstream_claims
+    WHERE owner = ? AND expires >= millstream_now() /*postgresql FOR UPDATE SKIP LOCKED */
 )
 """
 _ADVANCE = """
@@ -134,6 +141,14 @@ async def renew(session: Session, owner: str, lease_us: int) -> None:
         lease_us,
     )
     await session.execute("DELETE FROM millstream_workers WHERE expires < millstream_now()")
+
+
+async def free(session: Session, worker: str, expires: int) -> bool:
+    """Let the claims of a worker whose process has ended expire now; False if it has given a sign of life since `expires`."""
+    if not await session.execute("DELETE FROM millstream_workers WHERE id = ? AND expires = ?", worker, expires):
+        return False
+    await session.execute(_FREE, worker)
+    return True
 
 
 async def divide(session: Session, owner: str, lease_us: int) -> Division:

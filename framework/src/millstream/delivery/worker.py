@@ -1,6 +1,6 @@
 """One service's share of the work in one process: takes its claims, runs what they stand for, gives them back.
 
-The worker gives a sign of life each third of a lease, takes what belongs to it by the division of rule C10, and
+The worker gives a sign of life each third of a lease or more often, takes what belongs to it by the division of rule C10, and
 releases what does not any more, after the running transaction. What a claim runs is supervised: an error that nobody
 expected is logged, the claim is released, and taken again after a growing pause.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from typing import cast
 
@@ -18,7 +19,7 @@ from ..clock import Clock
 from ..errors import ClaimLost, StoreUnavailable
 from ..ids import Entropy, Ids
 from ..ports.instrumentation import Instrumentation
-from ..ports.store import Session, Store
+from ..ports.store import Presence, Session, Store
 from ..ports.transport import Transport
 from ..ports.wake import Wake
 from . import claims
@@ -26,6 +27,7 @@ from .claims import RELAY, Claim, Division
 from .consumer import Consumer
 from .consumption import Consumption, Limits
 from .dead_letters import LANES_CHANNEL
+from .departures import SIGN_SECONDS, Departures
 from .effects import Slots
 from .housekeeping import Housekeeper, Retention
 from .outbox import Origin
@@ -106,8 +108,12 @@ class Worker:
 
     async def run(self) -> None:
         """Work until `stop` has finished."""
+        sign_seconds = self._e.limits.lease_seconds / 3
         async with asyncio.TaskGroup() as group:
-            lanes = group.create_task(self._watch_lanes())
+            watching = [group.create_task(self._watch_lanes())]
+            if isinstance(presence := self._e.store, Presence):
+                sign_seconds = min(sign_seconds, SIGN_SECONDS)
+                watching.append(group.create_task(self._watch_workers(presence)))
             self._beside_tasks = [group.create_task(part.run()) for part in self._beside]
             while not self._done:
                 try:
@@ -115,8 +121,9 @@ class Worker:
                     self.ready = True
                 except StoreUnavailable as error:
                     self._e.instrumentation.log("error", "worker_store_away", service=self.service, error=str(error))
-                await self._wake.wait(self._e.limits.lease_seconds / 3)
-            lanes.cancel()
+                await self._wake.wait(sign_seconds)
+            for task in watching:
+                task.cancel()
         await self._leave()
 
     async def stop_consuming(self, deadline: float) -> None:
@@ -290,6 +297,14 @@ class Worker:
             error=f"{type(first).__name__}: {first}",
             pause_s=pause,
         )
+
+    async def _watch_workers(self, presence: Presence) -> None:
+        """Show that this worker is there, and notice others that are not any more."""
+        e = self._e
+        with suppress(StoreUnavailable):  # then it is shown when the connection is back
+            await presence.present(self.name)
+        departures = Departures(e.store, presence, self.name, clock=e.clock, instrumentation=e.instrumentation)
+        await departures.watch(self._wake.set)
 
     async def _watch_lanes(self) -> None:
         """An operator made lanes due: every consumer looks at its own."""

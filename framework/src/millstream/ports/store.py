@@ -15,7 +15,7 @@ import msgspec
 
 from .transport import Durability
 
-__all__ = ["Attributing", "Lending", "Param", "Row", "Session", "Signal", "Store", "StoreCapabilities"]
+__all__ = ["Attributing", "Lending", "Param", "Presence", "Row", "Session", "Signal", "Store", "StoreCapabilities"]
 
 R = TypeVar("R")
 Row = tuple[Any, ...]
@@ -102,9 +102,8 @@ class Session(Protocol):
         ...
 
 
-@runtime_checkable
 class Attributing(Protocol):
-    """An optional power of sessions that queue: to say whose queued write it was that failed.
+    """An optional power of sessions that queue: to say whose queued write it was that failed. Who has it has `attribute`.
 
     Several units of work share a transaction, and a write of one may be found out to fail while another one runs.
     """
@@ -140,6 +139,19 @@ class Signal(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class Presence(Protocol):
+    """An optional power of stores: to tell a process that ended from one that is slow, long before a lease does."""
+
+    async def present(self, worker: str) -> None:
+        """Show others that this worker is there, for as long as this process is connected."""
+        ...
+
+    async def gone(self, workers: Sequence[str]) -> list[str]:
+        """Which of these workers are not shown to be there. One whose connection broke a moment ago may be among them."""
+        ...
 
 
 class Store(Protocol):

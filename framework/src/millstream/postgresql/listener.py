@@ -5,7 +5,8 @@ its commit, so it is sent only while another process listens, at most once every
 behind the commit: whoever it wakes sees the rows. What a crash in between swallows is found by the sweep of who waits.
 
 A listening connection that was lost comes back by itself, and then every waiter is woken once: nobody knows what was
-missed. All channels share one of the engine's, their names are its payload: whoever listens misses none from the
+missed. The same connection shows that this process is there: it holds a lock for each name that it was given, which the server lets
+go of as soon as the process has ended. All channels share one of the engine's, their names are its payload: whoever listens misses none from the
 moment on at which the listener was opened.
 """
 
@@ -25,7 +26,7 @@ from .connection import NO_PARAMETERS, Bound, Connection
 from .pool import Open, run
 from .values import encoded
 
-__all__ = ["LISTENER_NAME", "Listener"]
+__all__ = ["LISTENER_NAME", "Listener", "gone"]
 
 LISTENER_NAME = "millstream listener"
 """How a listening connection calls itself: by that name the processes find each other."""
@@ -36,6 +37,9 @@ COUNT_SECONDS = 5.0
 its own connection is dead."""
 AGAIN_SECONDS = 0.5
 _WIRE = "millstream"
+PRESENCE_LOCKS = 0x6D77
+"""The first half of those locks, "mw"; the second is a hash of schema and name. Two names that share it hide each other's end,
+which is then found by the lease."""
 _HELLO = ""
 """Sent by who begins to listen; no channel is called so."""
 _OTHERS: Bound = (
@@ -45,6 +49,22 @@ _OTHERS: Bound = (
     """,
     NO_PARAMETERS,
 )
+_HOLD = b"SELECT pg_try_advisory_lock_shared(%d, hashtext(current_schema() || '/' || $1))" % PRESENCE_LOCKS
+_GONE = (
+    b"""
+    SELECT NOT EXISTS (
+        SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 2 AND classid = %d
+        AND objid::bigint = hashtext(current_schema() || '/' || $1)::bigint & 4294967295
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    )
+    """
+    % PRESENCE_LOCKS
+)
+
+
+def gone(name: str) -> Bound:
+    """One row: whether no connection in this schema shows that `name` is there."""
+    return _GONE, encoded((name,))
 
 
 @final
@@ -61,6 +81,7 @@ class Listener:
         self._wire = wire
         self._signals: dict[str, list[_Signal]] = {}
         self._changed: set[str] = set()
+        self._present: list[str] = []
         self._others = True
         self._sending: asyncio.TimerHandle | None = None
         self._sent = 0.0
@@ -100,7 +121,21 @@ class Listener:
                 loop = asyncio.get_running_loop()
                 self._sending = loop.call_at(max(loop.time(), self._sent + GROUP_SECONDS), self._send)
 
+    async def present(self, name: str) -> None:
+        """Show that `name` is there, from now on and after every reconnect.
+
+        Raises:
+            StoreUnavailable: not yet, the connection is lost; it will be when it comes back.
+        """
+        self._present.append(name)
+        if self._connection is not None:
+            await run(self._connection, (self._hold(name),))
+
     # -- inside -------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _hold(name: str) -> Bound:
+        return _HOLD, encoded((name,))
 
     def _wake(self, channel: str) -> None:
         for signal in self._signals.get(channel, ()):
@@ -131,7 +166,8 @@ class Listener:
         connection.on_notify = self._notified
         connection.on_lost = lambda _: self._stir.set()
         quoted = self._wire.replace('"', '""')
-        await run(connection, ((f'LISTEN "{quoted}"'.encode(), NO_PARAMETERS), self._notify(_HELLO)))
+        listen = f'LISTEN "{quoted}"'.encode()
+        await run(connection, ((listen, NO_PARAMETERS), *map(self._hold, self._present), self._notify(_HELLO)))
         return connection
 
     async def _run(self, connection: Connection) -> None:

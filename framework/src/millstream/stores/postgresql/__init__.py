@@ -19,7 +19,7 @@ from ...ports.store import Param, Row, Session, Signal, StoreCapabilities
 from ...ports.transport import Durability
 from ...postgresql.connection import Bound
 from ...postgresql.database import Database, database_of, prepare, run_script
-from ...postgresql.listener import LISTENER_NAME, Listener
+from ...postgresql.listener import LISTENER_NAME, Listener, gone
 from ...postgresql.pool import Pool, SharedConnection
 from ...postgresql.statements import statement
 from ...postgresql.values import encoded
@@ -112,6 +112,15 @@ class PostgresqlStore:
 
     def listen(self, channel: str) -> Signal:
         return self.listener.listen(channel)
+
+    async def present(self, worker: str) -> None:
+        """See `Presence`."""
+        await self.listener.present(worker)
+
+    async def gone(self, workers: Sequence[str]) -> list[str]:
+        """See `Presence`."""
+        self._check_open()
+        return [worker for worker in workers if (await self._reader.fetch(gone(worker)))[0][0]]
 
     async def __aenter__(self) -> Self:
         await prepare(self.database)
