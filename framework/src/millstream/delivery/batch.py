@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import cast
 
 from ..ports.instrumentation import current_trace
 from ..ports.store import Attributing, Session
@@ -73,7 +74,9 @@ class _Batch:
         self.failed = failed
         self.savepoints = savepoints
         # Without savepoints and with somebody who remembers whose write failed, writes of many messages travel together.
-        self.attributing = session if not savepoints and isinstance(session, Attributing) else None
+        # Asked by name: `isinstance` of a protocol takes 10 µs on Python 3.11, and a batch is often a few messages.
+        able = not savepoints and hasattr(session, "attribute")
+        self.attributing = cast(Attributing, session) if able else None
         self.now_us = c.clock.now_us()
         self.outbox = Outbox(c.origin)
         self.tx = Tx(session, self.outbox, self.now_us)

@@ -26,14 +26,14 @@ SWEEP_SECONDS = 1.0
 _AWAY = Retry(first="100ms", cap="5s")
 
 _ROWS = """
-SELECT id, topic, key, value FROM millstream_outbox o WHERE slot >= ? AND slot < ?
+SELECT id, topic, key, value, (SELECT 1 FROM millstream_held_keys LIMIT 1) FROM millstream_outbox o
+WHERE slot >= ? AND slot < ?
 {held}{missing}ORDER BY id LIMIT ?
 """
 _NOT_HELD = """AND NOT EXISTS (
     SELECT 1 FROM millstream_held_keys h WHERE h.topic = o.topic AND (h.key = o.key OR h.row_id = o.id)
 )
 """
-_SELECT = _ROWS.format(held="", missing="")
 
 
 class Relay:
@@ -61,6 +61,8 @@ class Relay:
         self._signal = store.listen(OUTBOX_CHANNEL)
         self._partitions: dict[str, int] = {}
         self._missing: set[str] = set()
+        self._held = False
+        """Whether any key was held when rows were last seen: each row says it, so that nobody has to ask beforehand."""
         self._look_again = 0.0
         self._stopping = False
 
@@ -118,18 +120,24 @@ class Relay:
 
     async def _oldest(self, limit: int) -> list[Row]:
         """The oldest rows that may leave: neither held keys nor topics that do not exist may fill the window."""
-        held = bool(await self._store.query("SELECT 1 FROM millstream_held_keys LIMIT 1"))
         now = self._clock.monotonic()
         if self._missing and now >= self._look_again:
             self._look_again = now + SWEEP_SECONDS
             self._missing = {
                 topic for topic in sorted(self._missing) if await self._transport.partitions(topic) is None
             }
-        if not held and not self._missing:
-            return await self._store.query(_SELECT, *self._slots, limit)
+        rows = await self._select(limit)
+        if rows and rows[0][4] is None:
+            self._held = False
+        elif rows and not self._held:
+            self._held = True
+            rows = await self._select(limit)
+        return rows
+
+    async def _select(self, limit: int) -> list[Row]:
         marks = ", ".join("?" * len(self._missing))
         sql = _ROWS.format(
-            held=_NOT_HELD if held else "", missing=f"AND topic NOT IN ({marks})\n" if self._missing else ""
+            held=_NOT_HELD if self._held else "", missing=f"AND topic NOT IN ({marks})\n" if self._missing else ""
         )
         return await self._store.query(sql, *self._slots, *sorted(self._missing), limit)
 
