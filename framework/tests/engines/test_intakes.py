@@ -1,13 +1,9 @@
-"""Foreign queues on real engines: what a plain client sends becomes events, once, whoever dies in between.
-
-Run as a program this file is a service that is killed with a message in hand: `python test_intakes.py WHEN URL FOLDER`.
-"""
+"""Foreign queues on real engines: what a plain client sends becomes events, once, whoever dies in between."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import signal
 import sqlite3
@@ -15,11 +11,10 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, closing
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
-from types import MappingProxyType, TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 from uuid import uuid4
 
@@ -27,292 +22,30 @@ import aio_pika
 import nats
 import nats.js.api
 import pytest
-from confluent_kafka import OFFSET_END, Consumer, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic  # pyright: ignore[reportPrivateImportUsage] - this is where its documentation has them
-from millstream import Event, Service, Tx
+from confluent_kafka import OFFSET_END, TopicPartition
+from confluent_kafka.admin import AdminClient
 from millstream.binary_mode import STRUCTURED
 from millstream.clock import SystemClock
 from millstream.errors import Misconfigured, TransportUnavailable
-from millstream.ids import SystemEntropy
 from millstream.ports.instrumentation import Field, Silent
 from millstream.ports.intake import ForeignMessage, IntakeSource
 from millstream.runtime.adapters import AdapterContext, open_intake
-from millstream.runtime.runtime import Composition, Runtime
-from millstream.stores.sqlite import SqliteStore
-from millstream.testing.engines.kafka import KafkaServer
-from millstream.testing.engines.nats import NatsServer
-from millstream.testing.engines.rabbitmq import RabbitmqServer
 from millstream.testing.engines.server import EngineServer, free_port
-from millstream.transports.log import open_transport
 from millstream.transports.rabbitmq import frames
 from millstream.transports.rabbitmq.connection import Login
 from millstream.transports.rabbitmq.intake import IntakeOptions, RabbitmqIntake
 from millstream.transports.rabbitmq.link import Link
 from pamqp import commands, frame, header
 
-PATIENCE_SECONDS = 60.0
+sys.path.insert(0, str(Path(__file__).parent))
+
+from foreign_queues import PREFETCH, QUEUES, SERVERS, Foreign, KafkaTopic, NatsQueue, RabbitmqQueue, Sent, orders
+from taking_in import PATIENCE_SECONDS, Running, Small, context, until
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[2]
+GUIDE = ROOT / "docs" / "guide" / "intakes.md"
 ENGINES = ["rabbitmq", "kafka", "nats"]
-PREFETCH = 20
-
-
-class Sent(NamedTuple):
-    """What a foreign client sends. attributes: headers of CloudEvents in binary mode, without prefix."""
-
-    body: bytes
-    content_type: str | None = None
-    attributes: Mapping[str, str] = MappingProxyType({})
-
-
-class LegacyOrder(Event, topic="legacy", key="order"):
-    order: str
-    total: int
-
-
-def shop(folder: Path) -> Service:
-    migrations = folder / "sql"
-    migrations.mkdir(exist_ok=True)
-    (migrations / "0001_seen.sql").write_text("CREATE TABLE seen (n INTEGER PRIMARY KEY, key TEXT, total INTEGER)")
-    service = Service("shop", migrations=str(migrations))
-    service.take_in(LegacyOrder, name="legacy")
-
-    @service.on(LegacyOrder, name="keep", after_dead_letter="go_on")
-    async def keep(event: LegacyOrder, tx: Tx) -> None:
-        await tx.execute("INSERT INTO seen (key, total) VALUES (?, ?)", event.order, event.total)
-
-    return service
-
-
-class Hasty(SystemEntropy):
-    """Tries again soon, so that a test need not wait out what is good for an engine that comes back."""
-
-    def random(self) -> float:
-        return super().random() * 0.02
-
-
-class Running:
-    """The service, on SQLite and the embedded log, with a source of messages."""
-
-    def __init__(self, folder: Path, source: Callable[[], IntakeSource]) -> None:
-        clock = SystemClock()
-        self.store = SqliteStore(folder / "shop.db", clock=clock, synchronous="OFF")
-        self.folder = folder
-        self.composition = Composition(
-            open_store=lambda _: self.store,
-            transport=open_transport("log", context(folder)),
-            data=folder,
-            clock=clock,
-            entropy=Hasty(),
-            open_intake=lambda _: source(),
-            partitions=2,
-        )
-
-    @asynccontextmanager
-    async def __call__(self) -> AsyncIterator[Self]:
-        async with Runtime([shop(self.folder)], self.composition):
-            yield self
-
-    async def seen(self) -> list[int]:
-        return [row[0] for row in await self.store.query("SELECT total FROM seen ORDER BY n")]
-
-    async def letters(self) -> list[str]:
-        return [row[0] for row in await self.store.query("SELECT reason FROM millstream_dead_letters")]
-
-
-def context(folder: Path = Path()) -> AdapterContext:
-    return AdapterContext(folder, SystemClock(), Silent())
-
-
-async def until(condition: Callable[[], Awaitable[object]], seconds: float = PATIENCE_SECONDS) -> None:
-    async with asyncio.timeout(seconds):
-        while not await condition():  # noqa: ASYNC110 - it changes in an engine
-            await asyncio.sleep(0.005)
-
-
-def orders(numbers: Sequence[int]) -> list[Sent]:
-    return [Sent(b'{"order": "o-%d", "total": %d}' % (n % 7, n)) for n in numbers]
-
-
-# -- plain clients --------------------------------------------------------------------------------------------------
-
-
-class Foreign:
-    """A queue of somebody else on a running engine, used by a client that knows nothing of Millstream."""
-
-    settles_seconds = 0.0
-    """How old it must be before its engine may be killed."""
-
-    def __init__(self, server: EngineServer, name: str, *, impatient: bool = False) -> None:
-        self.server = server
-        self.name = name
-        self.impatient = impatient
-        """Whether the engine takes a client for dead after a second. Then a busy machine makes it deliver again, too."""
-
-    @property
-    def url(self) -> str:
-        """What an operator writes into `[intakes]`."""
-        raise NotImplementedError
-
-    async def make(self) -> None:
-        """Make the queue."""
-        raise NotImplementedError
-
-    async def send(self, messages: Sequence[Sent]) -> None:
-        """Return once the engine has confirmed all of them."""
-        raise NotImplementedError
-
-    async def drop(self) -> None:
-        """Delete the queue with what is in it."""
-        raise NotImplementedError
-
-    async def open(self) -> int:
-        """How many messages are not acknowledged, delivered or not."""
-        raise NotImplementedError
-
-    def source(self, **options: object) -> IntakeSource:
-        extra = "".join(f"&{name}={value}" for name, value in options.items())
-        return open_intake(self.url + extra, context())
-
-
-class RabbitmqQueue(Foreign):
-    server: RabbitmqServer
-    # RabbitMQ 3 writes a new quorum queue's Raft term through every five seconds, and alone on its node it elects no leader
-    # for one that it has forgotten (rabbitmq-server issue 10070).
-    settles_seconds = 7.0
-
-    @property
-    def url(self) -> str:
-        patience = "&timeout=3s&heartbeat=2s" if self.impatient else ""
-        return f"{self.server.url}?queue={self.name}&prefetch={PREFETCH}{patience}"
-
-    async def make(self) -> None:
-        async with await aio_pika.connect(self.server.amqp_url) as connection:
-            channel = await connection.channel()
-            await channel.declare_queue(self.name, durable=True, arguments={"x-queue-type": "quorum"})
-
-    async def send(self, messages: Sequence[Sent]) -> None:
-        async with await aio_pika.connect(self.server.amqp_url) as connection:
-            channel = await connection.channel()
-            for message in messages:
-                await channel.default_exchange.publish(
-                    aio_pika.Message(
-                        message.body,
-                        content_type=message.content_type,
-                        message_id=str(uuid4()),
-                        headers={f"cloudEvents:{name}": value for name, value in message.attributes.items()},
-                        delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
-                    ),
-                    self.name,
-                )
-
-    async def ready(self) -> int:
-        """How many messages wait in the queue: what is delivered and not acknowledged does not count."""
-        async with await aio_pika.connect(self.server.amqp_url) as connection:
-            channel = await connection.channel()
-            queue = await channel.declare_queue(self.name, passive=True)
-            return queue.declaration_result.message_count or 0
-
-    async def open(self) -> int:
-        return await self.ready()
-
-
-class NatsQueue(Foreign):
-    server: NatsServer
-
-    @property
-    def url(self) -> str:
-        return f"nats://127.0.0.1:{self.server.port}?stream={self.name}&consumer=millstream&prefetch={PREFETCH}"
-
-    async def make(self, retention: str = nats.js.api.RetentionPolicy.WORK_QUEUE, **settings: Any) -> None:
-        async with self.client() as js:
-            await js.add_stream(name=self.name, subjects=[f"{self.name}.>"], retention=retention)
-            wait = 1.0 if self.impatient else 30.0
-            explicit = {"durable_name": "millstream", "ack_policy": nats.js.api.AckPolicy.EXPLICIT, "ack_wait": wait}
-            await js.add_consumer(self.name, nats.js.api.ConsumerConfig(**{**explicit, **settings}))
-
-    async def send(self, messages: Sequence[Sent]) -> None:
-        async with self.client() as js:
-            for message in messages:
-                headers = {f"ce-{name}": value for name, value in message.attributes.items()}
-                if message.content_type is not None:
-                    headers["Content-Type"] = message.content_type
-                await js.publish(f"{self.name}.orders", message.body, headers=headers or None)
-
-    async def open(self) -> int:
-        async with self.client() as js:
-            return (await js.stream_info(self.name)).state.messages
-
-    async def drop(self) -> None:
-        async with self.client() as js:
-            await js.delete_stream(self.name)
-
-    async def info(self) -> nats.js.api.ConsumerInfo:
-        async with self.client() as js:
-            return await js.consumer_info(self.name, "millstream")
-
-    @asynccontextmanager
-    async def client(self) -> AsyncIterator[Any]:
-        connection = await nats.connect(f"nats://127.0.0.1:{self.server.port}")
-        try:
-            yield connection.jetstream()
-        finally:
-            await connection.close()
-
-
-class KafkaTopic(Foreign):
-    server: KafkaServer
-
-    @property
-    def url(self) -> str:
-        session = "1s" if self.impatient else "10s"
-        return f"{self.server.url}?topic={self.name}&group={self.name}-intake&session={session}&wait=5s"
-
-    async def make(self, partitions: int = 3) -> None:
-        admin = AdminClient({"bootstrap.servers": self.server.bootstrap, "log_level": 0})
-        made = admin.create_topics([NewTopic(self.name, partitions, 1)])
-        await asyncio.wrap_future(made[self.name])
-
-    async def drop(self) -> None:
-        admin = AdminClient({"bootstrap.servers": self.server.bootstrap, "log_level": 0})
-        await asyncio.wrap_future(admin.delete_topics([self.name])[self.name])
-        await asyncio.wrap_future(admin.delete_consumer_groups([f"{self.name}-intake"])[f"{self.name}-intake"])
-
-    async def send(self, messages: Sequence[Sent]) -> None:
-        await asyncio.to_thread(self._send, messages)
-
-    def _send(self, messages: Sequence[Sent]) -> None:
-        # Somebody else's idea of a partitioner: keys mean nothing to it.
-        producer = Producer(
-            {"bootstrap.servers": self.server.bootstrap, "partitioner": "random", "acks": "all", "log_level": 0}
-        )
-        for message in messages:
-            headers: dict[str, str | bytes | None] = {f"ce_{k}": value for k, value in message.attributes.items()}
-            if message.content_type is not None:
-                headers["content-type"] = message.content_type
-            producer.produce(self.name, message.body, headers=headers)
-        assert producer.flush(PATIENCE_SECONDS) == 0
-
-    async def open(self) -> int:
-        return await asyncio.to_thread(self._lag)
-
-    def _lag(self) -> int:
-        consumer = Consumer(
-            {"bootstrap.servers": self.server.bootstrap, "group.id": f"{self.name}-intake", "log_level": 0}
-        )
-        try:
-            count = len(consumer.list_topics(self.name, timeout=10).topics[self.name].partitions)
-            places = consumer.committed([TopicPartition(self.name, n) for n in range(count)], timeout=10)
-            return sum(consumer.get_watermark_offsets(place, timeout=10)[1] - max(0, place.offset) for place in places)
-        finally:
-            consumer.close()
-
-
-SERVERS: dict[str, Callable[[Path], EngineServer]] = {
-    "rabbitmq": RabbitmqServer,
-    # A member of a group that died is to be noticed in a second, not in six.
-    "kafka": lambda folder: KafkaServer(folder, {"group.min.session.timeout.ms": "500"}),
-    "nats": NatsServer,
-}
-QUEUES: dict[str, type[Foreign]] = {"rabbitmq": RabbitmqQueue, "kafka": KafkaTopic, "nats": NatsQueue}
 
 
 @pytest.fixture(scope="module")
@@ -401,46 +134,8 @@ async def test_what_fits_nothing_becomes_a_dead_letter_and_the_rest_goes_on(queu
 # -- death ----------------------------------------------------------------------------------------------------------
 
 
-class Dying:
-    """A source whose process is killed with messages in hand.
-
-    when: `returned`, before they are accepted; `accepted`, before they are acknowledged; `eager` is `returned` without the
-    safeguard: it acknowledges before they are accepted.
-    """
-
-    def __init__(self, source: IntakeSource, when: str) -> None:
-        self._source = source
-        self._when = when
-
-    async def next(self, limit: int) -> Sequence[ForeignMessage]:
-        found = await self._source.next(limit)
-        if self._when == "eager":
-            await self._source.acknowledge()
-            await asyncio.sleep(0.2)  # the bytes are on their way: the kill must not overtake them
-        if self._when in ("returned", "eager"):
-            os.kill(os.getpid(), signal.SIGKILL)
-        return found
-
-    async def acknowledge(self) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    async def __aenter__(self) -> Self:
-        await self._source.__aenter__()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._source.__aexit__(kind, error, trace)
-
-
-async def live_until_killed(when: str, url: str, folder: Path) -> None:
-    async with Running(folder, lambda: Dying(open_intake(url, context()), when))():
-        await asyncio.sleep(PATIENCE_SECONDS)
-
-
 async def _die(when: str, queue: Foreign, folder: Path) -> None:
-    command = [sys.executable, __file__, when, queue.url, str(folder)]
+    command = [sys.executable, str(HERE / "taking_in.py"), when, queue.url, str(folder)]
     done = await asyncio.to_thread(
         subprocess.run, command, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
     )
@@ -482,31 +177,6 @@ def _outbox_and_inbox(folder: Path) -> int:
         ).fetchone()[0]
 
 
-class Small:
-    """A source that gives a few messages at a time, so that there is time to kill the engine in between."""
-
-    def __init__(self, source: IntakeSource, rounds: list[int]) -> None:
-        self._source = source
-        self._rounds = rounds
-
-    async def next(self, limit: int) -> Sequence[ForeignMessage]:
-        found = await self._source.next(5)
-        self._rounds.append(len(found))
-        return found
-
-    async def acknowledge(self) -> None:
-        await self._source.acknowledge()
-
-    async def __aenter__(self) -> Self:
-        await self._source.__aenter__()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._source.__aexit__(kind, error, trace)
-
-
 @pytest.mark.parametrize("engine", ENGINES)
 async def test_an_engine_killed_and_started_again_loses_and_doubles_none(
     engine: str,
@@ -531,9 +201,6 @@ async def test_an_engine_killed_and_started_again_loses_and_doubles_none(
 
 
 # -- as an operator runs it ----------------------------------------------------------------------------------------
-
-ROOT = Path(__file__).parents[3]
-GUIDE = ROOT / "docs" / "guide" / "intakes.md"
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -915,7 +582,3 @@ async def _has_all(ask: Callable[[], Awaitable[list[int]]], count: int) -> bool:
 
 async def _holds(condition: Callable[[], bool]) -> bool:
     return condition()
-
-
-if __name__ == "__main__":
-    asyncio.run(live_until_killed(sys.argv[1], sys.argv[2], Path(sys.argv[3])))
