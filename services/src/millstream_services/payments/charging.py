@@ -26,6 +26,7 @@ from .store import (
     find_payment,
     insert_payment,
     live_payment,
+    lock_payment,
     open_attempt,
     payment_states,
     wait_for_attempt,
@@ -101,6 +102,8 @@ async def apply(
 
     source: where the news comes from, for the records.
     """
+    # The same news comes by an answer, a webhook and the book: of two at once the second one must see what the first did.
+    payment = await lock_payment(tx, payment.id) or payment
     attempt = await open_attempt(tx, payment.id)
     step = step_after(charged.answer, None if attempt is None else attempt.outcome)
     if step is Step.NOTHING:

@@ -90,6 +90,13 @@ async def find_payment(reads: Tx | Query, payment_id: str) -> StoredPayment | No
     return None if row is None else StoredPayment(*row)
 
 
+async def lock_payment(tx: Tx, payment_id: str) -> StoredPayment | None:
+    """A payment as it stands now, and nobody else changes it until this transaction ends. For whoever reads and then
+    decides: on PostgreSQL what a plain read found may be over by the next statement. A statement that every store speaks."""
+    row = await tx.fetch_one(f"UPDATE payments SET state = state WHERE id = ? RETURNING {_COLUMNS}", payment_id)  # noqa: S608 - names from code
+    return None if row is None else StoredPayment(*row)
+
+
 async def live_payment(reads: Tx | Query, order_id: str) -> StoredPayment | None:
     """The payment of an order that is under way or has succeeded."""
     row = await reads.fetch_one(
