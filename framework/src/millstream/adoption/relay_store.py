@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import msgspec
 
@@ -13,14 +13,12 @@ from ..clock import Clock
 from ..errors import BadStatement, Misconfigured
 from ..ports.instrumentation import Instrumentation
 from ..ports.store import Signal, Store
-from ..postgresql.connection import NO_PARAMETERS
-from ..postgresql.database import Database, database_of
-from ..postgresql.pool import run
 from ..runtime.migrations import migrate
-from ..stores.postgresql import PostgresqlStore
-from .bell import Bell
 from .shared_file import SharedSqliteFile
 from .statements import Place
+
+if TYPE_CHECKING:
+    from ..postgresql.database import Database
 
 __all__ = ["RelayStore", "Source", "source_of"]
 
@@ -48,8 +46,10 @@ class RelayStore:
 class Source:
     """An application's database, not opened yet. `name` is its name in metrics."""
 
-    def __init__(self, store: Any, shared: Any, name: str, shown: str) -> None:
+    def __init__(self, store: Any, shared: Any, name: str, shown: str, database: Database | None = None) -> None:
+        """database: where to look, on PostgreSQL, before the store is opened, which would make what is missing."""
         self._store = store
+        self._database = database
         self._shared = shared
         self._shown = shown
         self.name = name
@@ -62,8 +62,8 @@ class Source:
             Misconfigured: the database or its tables are missing. StoreUnavailable: it is away.
         """
         store = self._store
-        if isinstance(store, PostgresqlStore) and not create:
-            await self._check_clock(store.database)  # to open the store would make what is missing
+        if self._database is not None and not create:
+            await self._check_clock(self._database)
         async with store:
             if create:
                 await migrate(store, "", None)
@@ -71,6 +71,9 @@ class Source:
             yield store, self._shared
 
     async def _check_clock(self, database: Database) -> None:
+        from ..postgresql.connection import NO_PARAMETERS
+        from ..postgresql.pool import run
+
         connection = await database.reader()
         try:
             (found,) = await run(connection, ((b"SELECT to_regprocedure('millstream_now()') IS NULL", NO_PARAMETERS),))
@@ -119,6 +122,14 @@ def source_of(url: str, *, schema: str | None, clock: Clock, instrumentation: In
         raise Misconfigured(
             f"--store {scheme}: an outbox is relayed from postgresql://…/database or sqlite:///path/to/file"
         )
+    try:
+        from ..postgresql.database import database_of
+        from ..stores.postgresql import PostgresqlStore
+        from .bell import Bell
+    except ModuleNotFoundError as error:
+        raise Misconfigured(
+            f"--store {scheme}: {error.name} is not installed: pip install 'millstream[postgresql]'"
+        ) from error
     place = Place(schema)
     database = database_of(url, "relay")
     if database.schema is None:
@@ -127,4 +138,4 @@ def source_of(url: str, *, schema: str | None, clock: Clock, instrumentation: In
     database = msgspec.structs.replace(database, schema=schema, connections=CONNECTIONS)
     store = PostgresqlStore(database, clock=clock, instrumentation=instrumentation)
     shared = RelayStore(store, lambda inner: Bell(inner, database, place, instrumentation))
-    return Source(store, shared, schema or database.name, database.shown)
+    return Source(store, shared, schema or database.name, database.shown, database)

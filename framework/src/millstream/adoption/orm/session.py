@@ -50,7 +50,7 @@ class SqlalchemySession:
         self._types = table_types
         self._clock = clock_in_hand
         self._lent: AsyncSession | None = None
-        self._queue: list[tuple[str, Sequence[Param], Check | None]] = []
+        self._queue: list[tuple[str, Sequence[Param], Check | _Take | None]] = []
         self._appended: dict[tuple[str, tuple[str, ...]], list[Sequence[Param]]] = {}
         self._units: list[_Unit] = []
         self._ended = False
@@ -107,6 +107,11 @@ class SqlalchemySession:
         statement(sql)  # what may not run here is said here
         self._queue.append((sql, params, check))
 
+    def queue_fetch(self, sql: str, params: Sequence[Param], take: Callable[[list[Row]], object]) -> None:
+        self._check_open()
+        statement(sql)  # as above
+        self._queue.append((sql, params, _Take(take)))
+
     async def flush(self) -> None:
         """Run what is queued, and write what the handler's session holds."""
         self._check_open()
@@ -114,6 +119,10 @@ class SqlalchemySession:
             raise self.doomed
         queue, self._queue = self._queue, []
         for sql, params, check in queue:
+            if isinstance(check, _Take):
+                text, (values,) = self._bound(sql, (params,))
+                check.take(await self._guarded(self._driver.fetch(text, values)))
+                continue
             changed = await self._execute(sql, params)
             if check is not None:
                 try:
@@ -239,6 +248,15 @@ class SqlalchemySession:
     def _check_open(self) -> None:
         if self._ended:
             raise MillstreamError("this transaction has ended: a Tx is valid only until its handler returns")
+
+
+class _Take:
+    """Who receives the rows of a queued read."""
+
+    __slots__ = ("take",)
+
+    def __init__(self, take: Callable[[list[Row]], object]) -> None:
+        self.take = take
 
 
 class _Unit:
