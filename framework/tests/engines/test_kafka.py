@@ -12,7 +12,7 @@ import zlib
 from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
-from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType  # pyright: ignore[reportPrivateImportUsage] - this is where its documentation has them
 from millstream.errors import Misconfigured, PositionGone, RecordRefused, TransportUnavailable
 from millstream.message import Record
@@ -23,6 +23,7 @@ from millstream.testing.engines.kafka import KafkaServer
 from millstream.testing.engines.shared import shared_engine
 from millstream.transports.kafka import Connection, KafkaOptions, KafkaTransport
 from millstream.transports.kafka.fetcher import AHEAD_RECORDS, STEP_RECORDS
+from millstream.transports.kafka.sender import Sender
 
 BOUND_SECONDS = 12.0
 """A call that cannot succeed ends within this time: its own limit of two seconds, and room for a busy machine."""
@@ -207,6 +208,19 @@ async def test_a_record_that_only_the_broker_refuses_is_found_and_stops_what_fol
     assert refused.value.index == 2
     assert values(await everything(log, topic, 0)) == ["a:0", "a:1", "b:1"]
     assert await log.publish(topic, 0, keyed("b", 2)) == 1
+
+
+async def test_a_report_that_is_complete_is_not_overwritten_by_the_end_of_its_producer() -> None:
+    """Both may reach the event loop in one turn, which the reason of a refusal must outlive."""
+    sender = Sender(Connection("127.0.0.1:1"), 1_000)
+    reports = sender._hand_over(("topic", 0), keyed("k", 1))
+    assert reports is not None
+    reports.report(0, KafkaError(KafkaError.MSG_SIZE_TOO_LARGE), None)
+    asyncio.get_running_loop().call_soon_threadsafe(sender._abandon)
+    await within(asyncio.wait([reports.done]))
+    assert reports.error is not None
+    assert reports.error.code() == KafkaError.MSG_SIZE_TOO_LARGE
+    await sender.aclose(5.0)
 
 
 async def test_many_small_records_are_not_refused_together(log: KafkaTransport, admin: AdminClient, topic: str) -> None:

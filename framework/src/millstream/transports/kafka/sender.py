@@ -33,6 +33,7 @@ POLL_SECONDS = 0.1
 FORGET_SECONDS = 3600.0
 """A partition that was silent for so long gets its next record alone. Brokers forget a silent producer after a day."""
 PURGE_SECONDS = 0.5
+"""How long the reports of what was taken back may take."""
 BUFFER_KILOBYTES = 64 * 1024
 FULL_SECONDS = 0.005
 BATCH_BYTES = 512 * 1024
