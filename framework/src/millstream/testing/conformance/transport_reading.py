@@ -46,11 +46,12 @@ class Reading(TransportCase):
         await log.publish(topic, 0, keyed("k", *range(50)))
         reader = log.read(topic, 0, 0)
         found: list[Record] = []
-        for limit in (1, 2, 7, 500, 500, 500):
-            if len(found) < 50:
-                step = await within(reader.next(limit))
-                assert 1 <= len(step) <= limit
-                found += step
+        limits = iter((1, 2, 7))
+        while len(found) < 50:
+            limit = next(limits, 500)
+            step = await within(reader.next(limit))
+            assert 1 <= len(step) <= limit
+            found += step
         assert values(found) == [f"k:{number}" for number in range(50)]
         await reader.aclose()
 
