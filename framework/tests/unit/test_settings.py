@@ -173,3 +173,16 @@ def test_variables_that_are_no_settings_are_left_alone() -> None:
 
 def test_a_setting_nobody_could_mean_lists_the_known_ones() -> None:
     assert "there are app, data, only, start, http.host" in _problems(None, {"MILLSTREAM_QQQQ": "1"})[0]
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("nats://s3cret@host:4222?sync=always", "nats://***@host:4222?sync=always"),
+        ("nats://ann:s3cret@host", "nats://ann:***@host"),
+        ("postgresql://ann@host", "postgresql://ann@host"),
+        ("nats://host", "nats://host"),
+    ],
+)
+def test_what_an_engine_takes_as_a_secret_is_not_shown(url: str, shown: str) -> None:
+    assert load_settings(overrides={"transport.url": url}).redacted()["transport"]["url"] == shown

@@ -31,6 +31,8 @@ NOT_SETTINGS = ("CONFIG", "URL", "TOKEN", "LOG_LEVEL", "LOG_FORMAT", "FAILPOINT"
 what tests use."""
 
 _PASSWORD_IN_URL = re.compile(r"(?<=://)([^:/@\s]*):([^@/\s]*)@")
+_TOKEN_IN_URL = re.compile(r"(?<=nats://)[^:/@\s]+@")
+"""NATS takes a token where others have a user's name."""
 _SECRET_NAME = re.compile(r"password|passwd|secret|token|credential|private|api_?key|signing_?key", re.IGNORECASE)
 HIDDEN = "***"
 
@@ -166,7 +168,7 @@ def _redacted(name: str, value: Any) -> Any:
     if isinstance(value, Secret) or (value and isinstance(value, str) and _SECRET_NAME.search(name)):
         return value if value in ("", HIDDEN) else HIDDEN
     if isinstance(value, str):
-        return _PASSWORD_IN_URL.sub(rf"\1:{HIDDEN}@", value)
+        return _TOKEN_IN_URL.sub(f"{HIDDEN}@", _PASSWORD_IN_URL.sub(rf"\1:{HIDDEN}@", value))
     return str(value) if isinstance(value, Path) else value
 
 
