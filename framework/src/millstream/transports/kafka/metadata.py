@@ -16,7 +16,7 @@ from confluent_kafka.admin import AdminClient, TopicMetadata  # pyright: ignore[
 from ...errors import Misconfigured, TransportUnavailable
 from .connection import NOT_THERE, Connection, translated
 
-__all__ = ["Metadata"]
+__all__ = ["ATTEMPTS", "Metadata"]
 
 THREADS = 4
 ATTEMPTS = 3
@@ -75,7 +75,8 @@ class Metadata:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _note(self, error: KafkaError) -> None:
-        self._trouble = error
+        if error.code() != KafkaError._ALL_BROKERS_DOWN:  # which comes behind a reason, and says less
+            self._trouble = error
 
     def _ask(self, topic: str) -> TopicMetadata | None:
         try:

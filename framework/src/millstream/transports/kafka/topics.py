@@ -14,7 +14,7 @@ from ...errors import Misconfigured, TransportUnavailable
 from ...ports.transport import Bounds, Durability
 from .connection import NOT_THERE, Connection, answered, translated
 from .durability import Copies, copies, too_weak
-from .metadata import Metadata
+from .metadata import ATTEMPTS, Metadata
 from .wire import OVERHEAD_BYTES
 
 __all__ = ["Layout", "Topics"]
@@ -28,6 +28,7 @@ _ON_ITS_WAY: Final = NOT_THERE | {
     KafkaError.NOT_LEADER_FOR_PARTITION,
     KafkaError.LEADER_NOT_AVAILABLE,
     KafkaError.OFFSET_NOT_AVAILABLE,
+    KafkaError._TIMED_OUT,
 }
 
 
@@ -124,24 +125,27 @@ class Topics:
             f"asking for the bounds of {topic}/{partition} at {self._hosts}",
         )
         loop = asyncio.get_running_loop()
-        until = loop.time() + self._seconds
+        until, one = loop.time() + self._seconds, self._seconds / ATTEMPTS
         while True:
             asked = [
                 self.admin.list_offsets(
-                    {place: spec}, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=self._seconds
+                    {place: spec}, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=one
                 )[place]
                 for spec in (OffsetSpec.earliest(), OffsetSpec.latest())
             ]
             try:
                 earliest, latest = [int((await answered(future)).offset) for future in asked]
             except KafkaException as error:
-                if error.args[0].code() not in _ON_ITS_WAY or loop.time() > until:
+                if error.args[0].code() not in _ON_ITS_WAY or loop.time() + one > until:
                     raise translated(error, doing) from error
             else:
-                if earliest < 0 or latest < 0:  # what the driver makes of a leader that did not answer in time
-                    raise TransportUnavailable(f"kafka: {doing}: no answer")
-                return Bounds(earliest=earliest, latest=latest)
+                if earliest >= 0 and latest >= 0:
+                    return Bounds(earliest=earliest, latest=latest)
+                # What the driver makes of a leader that did not answer in time.
+                if loop.time() + one > until:
+                    raise TransportUnavailable(f"kafka: {doing}: no answer after {self._seconds:g} s")
             await asyncio.sleep(LOOK_AGAIN_SECONDS)
+            await self.check(topic, partition)  # by this the driver learns who leads now
 
     async def _learn(self, topic: str) -> _Topic:
         self._known.pop(topic, None)
