@@ -13,7 +13,7 @@ from millstream.testing.simulation.campaign import Tally, crash_points, seeds, s
 from millstream.testing.simulation.registry import SCENARIOS
 from millstream.testing.simulation.safeguards import SAFEGUARDS
 
-SEEDS = 6
+SEEDS = 4
 """For each scenario, with each push. More come with `millstream simulate SCENARIO --seeds N`."""
 PATIENCE = 100
 """Seeds within which the removal of a safeguard must be caught."""
@@ -53,7 +53,7 @@ def test_the_removal_of_a_safeguard_is_caught(name: str) -> None:
 
 @pytest.mark.parametrize("recovery", [False, True], ids=["once", "again-while-it-recovers"])
 def test_a_crash_at_any_step_breaks_no_promise(recovery: bool) -> None:
-    every = len(crash_points(SCENARIOS["event-path"], 3)) // (8 if recovery else 30)
+    every = len(crash_points(SCENARIOS["event-path"], 3)) // (8 if recovery else 20)
     tally, broken = Tally(), list[str]()
     for outcome in sweep(SCENARIOS["event-path"], 3, every=every, recovery=recovery):
         tally.add(outcome)

@@ -27,7 +27,7 @@ __all__ = ["SharedStore", "Transaction"]
 R = TypeVar("R")
 WAIT: object = object()
 """What a session's trips yield to whoever drives the transaction."""
-SCAN_SECONDS = 0.05
+SCAN_SECONDS = 0.4
 """How long a long read takes."""
 
 

@@ -24,8 +24,8 @@ from .process import Process, current
 
 __all__ = ["Disk", "SimulatedSqliteStore"]
 
-SCAN = 50
-"""How many syncs a long read takes."""
+SCAN_SECONDS = 0.4
+"""How long a long read takes: many syncs."""
 
 
 @final
@@ -46,7 +46,7 @@ class Disk:
     def worker(self, name: str) -> InlineWorker:
         """What runs a file's jobs."""
         if name.endswith("-scan"):  # no commit: it may take long, and nothing refuses it
-            return InlineWorker(lambda: self._delay() * SCAN)
+            return InlineWorker(lambda: SCAN_SECONDS)
         return InlineWorker(self._delay, self._refuse)
 
 

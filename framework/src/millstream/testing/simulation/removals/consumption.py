@@ -56,13 +56,12 @@ class _Without(SessionThrough):
         super().__init__(inner)
         self._advance = advance
 
-    async def execute(self, sql: str, *params: Any) -> int:
+    def queue(self, sql: str, params: Any, check: Any = None) -> None:
         if not sql.strip().startswith(_ADVANCE):
-            return await self.inner.execute(sql, *params)
-        if not self._advance:
+            self.inner.queue(sql, params, check)
+        elif not self._advance:
             self._advance.append((sql, params))
             raise _Learned
-        return 1
 
 
 class NoLaneCheck(OneStore):

@@ -105,6 +105,12 @@ class Rewritten(SessionThrough):
     async def fetch(self, sql: str, *params: Any) -> list[Row]:
         return await self.inner.fetch(self._sql(sql), *params)
 
+    def queue(self, sql: str, params: Any, check: Any = None) -> None:
+        self.inner.queue(self._sql(sql), params, check)
+
+    def queue_fetch(self, sql: str, params: Any, take: Any) -> None:
+        self.inner.queue_fetch(self._sql(sql), params, take)
+
 
 def rewriting(parts: dict[str, str]) -> type[StoreThrough]:
     """A store whose statements are rewritten."""
