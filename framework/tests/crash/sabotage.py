@@ -140,13 +140,12 @@ class _Without(SessionThrough):
         super().__init__(inner)
         self._advance = advance
 
-    async def execute(self, sql: str, *params: Any) -> int:
+    def queue(self, sql: str, params: Any, check: Any = None) -> None:
         if not sql.strip().startswith(ADVANCE):
-            return await self.inner.execute(sql, *params)
-        if not self._advance:
+            self.inner.queue(sql, params, check)
+        elif not self._advance:
             self._advance.append((sql, params))
             raise _Learned
-        return 1
 
 
 class OutboxApart(_OneStore):
@@ -277,6 +276,12 @@ class Rewritten(SessionThrough):
 
     async def fetch_one(self, sql: str, *params: Any) -> Row | None:
         return await self.inner.fetch_one(self._sql(sql), *params)
+
+    def queue(self, sql: str, params: Any, check: Any = None) -> None:
+        self.inner.queue(self._sql(sql), params, check)
+
+    def queue_fetch(self, sql: str, params: Any, take: Any) -> None:
+        self.inner.queue_fetch(self._sql(sql), params, take)
 
 
 def _rewriting(parts: dict[str, str]) -> type[StoreThrough]:

@@ -13,6 +13,7 @@ import pytest
 from millstream.delivery.tx import Tx
 from millstream.errors import BadStatement, Busy, Conflict, MillstreamError, Misconfigured, Refused, StoreUnavailable
 from millstream.ports.store import Session
+from millstream.postgresql.connection import Connection
 from millstream.postgresql.database import database_of
 from millstream.postgresql.statements import for_many_rows, script, statement
 from millstream.stores.postgresql import PostgresqlStore
@@ -445,6 +446,95 @@ async def test_a_table_that_changes_under_prepared_statements(store: PostgresqlS
     await store.script("ALTER TABLE t ADD COLUMN more TEXT")
     assert len((await store.query("SELECT * FROM t"))[0]) == 4
     await store.transact(insert("more"))
+
+
+# -- writes that are counted by the server ------------------------------------------------------------------------------
+
+
+def exchanges(store: PostgresqlStore, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many statements each exchange has from now on."""
+    sent: list[int] = []
+    send = Connection.send
+
+    def counted(self: Connection, statements: Any, done: Any) -> None:
+        sent.append(len(statements))
+        send(self, statements, done)
+
+    monkeypatch.setattr(Connection, "send", counted)
+    return sent
+
+
+def expecting(*writes: tuple[str, int]) -> Callable[[Session], Awaitable[None]]:
+    """Writes, each with the number of rows that it has to change."""
+
+    async def work(session: Session) -> None:
+        tx = Tx(session, None, 0)  # pyright: ignore[reportArgumentType] - it publishes nothing
+        for sql, rows in writes:
+            tx.expect(sql, rows=rows, otherwise=Refused(sql))
+
+    return work
+
+
+async def test_a_transaction_that_ends_with_expectations_is_one_exchange(
+    store: PostgresqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b", "c"):
+        await store.transact(insert(name))
+    sent = exchanges(store, monkeypatch)
+    await store.transact(
+        expecting(
+            ("INSERT INTO t (name) VALUES ('d')", 1),
+            ("INSERT INTO t (name) VALUES ('a'), ('e') ON CONFLICT DO NOTHING -- only the new one", 1),
+            ("UPDATE t SET n = n + 1 WHERE n = 0", 3),
+            ("DELETE FROM t WHERE name = 'nobody'", 0),
+        )
+    )
+    assert sent == [6]
+    assert await store.query("SELECT name, n FROM t ORDER BY name") == [
+        ("a", 1), ("b", 1), ("c", 1), ("d", None), ("e", None),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["in the exchange with BEGIN", "behind a read"])
+async def test_the_first_expectation_that_is_not_met_undoes_all(store: PostgresqlStore, first: bool) -> None:
+    await store.transact(insert("a"))
+    wrong = ("UPDATE t SET n = 2 WHERE name = 'nobody'", 1)
+    writes = (("UPDATE t SET n = 1 WHERE name = 'a'", 1), wrong, ("UPDATE t SET n = 3", 7), ("INSERT nonsense", 1))
+
+    async def work(session: Session) -> None:
+        if not first:
+            await session.fetch("SELECT 1")
+        await expecting(*writes)(session)
+
+    for _ in range(3):  # as it comes, prepared, and prepared again after it failed
+        with pytest.raises(Refused) as refused:
+            await store.transact(work)
+        assert str(refused.value) == wrong[0]
+        assert await store.query("SELECT name, n FROM t") == [("a", 0)]
+    with pytest.raises(Conflict):
+        await store.transact(expecting(("INSERT INTO t (name) VALUES ('a')", 1), wrong))
+
+
+async def test_writes_that_the_server_cannot_count_are_checked_all_the_same(
+    store: PostgresqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.script("CREATE TABLE kept (name TEXT); CREATE VIEW v AS SELECT name FROM t")
+    await store.script("CREATE RULE r AS ON INSERT TO v DO INSTEAD INSERT INTO kept VALUES (NEW.name)")
+    sent = exchanges(store, monkeypatch)
+    ruled = "INSERT INTO v (name) VALUES ('x')"
+    await store.transact(expecting((ruled, 1)))
+    assert len(sent) == 4, "once refused, undone, and again without: the check before the commit"
+    sent.clear()
+    await store.transact(expecting((ruled, 1)))
+    assert len(sent) == 2, "it is remembered"
+    with pytest.raises(Refused):
+        await store.transact(expecting((ruled, 2)))
+    assert await store.query("SELECT name FROM kept") == [("x",), ("x",)]
+    returning = "UPDATE kept SET name = 'y' RETURNING name"
+    await store.transact(expecting((returning, 2)))
+    with pytest.raises(Refused):
+        await store.transact(expecting(("WITH w AS (SELECT 1) DELETE FROM kept", 1)))
+    assert await store.query("SELECT name FROM kept") == [("y",), ("y",)]
 
 
 # -- URLs and settings --------------------------------------------------------------------------------------------------

@@ -101,9 +101,11 @@ class _Batch:
 
     async def _run(self) -> Report:
         c, batch, began = self.c, self.batch, self.c.clock.monotonic()
-        await claims.advance(self.session, c.claim, batch[-1].position, len(batch))
+        # One trip to the store: the claim, the lanes, and all of the inbox that has to be known before a handler runs.
+        claims.advance(self.session, c.claim, batch[-1].position, len(batch))
+        found_any = lanes.look_for_any(self.session, c.claim)
         admitted = await inbox.admit(self.session, c.claim, batch, self.now_us, c.limits.inbox_retention_us)
-        self.waiting = await lanes.lanes_among(self.session, c.claim, batch)
+        self.waiting = await lanes.lanes_among(self.session, c.claim, batch, found_any)
         if self.sequences is not None:
             await self.sequences.load([(item.tenant, item.key) for item in batch])
         ready: list[int] = []

@@ -98,17 +98,20 @@ async def take(
     return Claim(subscription, partition, row[0], row[1], row[2], lease_us)
 
 
-async def advance(session: Session, claim: Claim, position: int, messages: int) -> None:
-    """Move the position from where the claim stands; the first statement of a batch.
+def advance(session: Session, claim: Claim, position: int, messages: int) -> None:
+    """Move the position from where the claim stands; the first statement of a batch. It travels with the next one.
 
-    Raises:
+    Raises, here or where the session next waits for the store:
         ClaimLost: the epoch or the position is not ours any more.
     """
-    changed = await session.execute(
-        _ADVANCE, position, claim.lease_us, messages, messages, *claim.place, claim.epoch, claim.position
-    )
-    if changed != 1:
-        raise ClaimLost(f"claim {claim.place} has another holder or stands elsewhere than {claim.position}")
+    before = claim.position
+
+    def check(changed: int) -> None:
+        if changed != 1:
+            raise ClaimLost(f"claim {claim.place} has another holder or stands elsewhere than {before}")
+
+    params = (position, claim.lease_us, messages, messages, *claim.place, claim.epoch, before)
+    session.queue(_ADVANCE, params, check)
 
 
 async def touch(session: Session, claim: Claim, fences: int = 0) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..ports.store import Session
+from ..ports.store import Row, Session
 from .claims import Claim
 from .prepared import Prepared
 
@@ -27,14 +27,16 @@ Admission = list[str]
 
 
 async def admit(session: Session, claim: Claim, batch: Sequence[Prepared], now_us: int, retention_us: int) -> Admission:
-    """Write the inbox rows of a batch; say which messages are new. Undecodable ones have no identity and are new."""
+    """Write the inbox rows of a batch; say which messages are new. Undecodable ones have no identity and are new.
+
+    What was queued before has run when this returns.
+    """
     subscription, partition = claim.place
-    marks = dict(
-        await session.fetch(
-            "SELECT source, newest FROM millstream_watermarks WHERE subscription = ? AND partition = ?",
-            subscription,
-            partition,
-        )
+    newest_known: list[Row] = []
+    session.queue_fetch(
+        "SELECT source, newest FROM millstream_watermarks WHERE subscription = ? AND partition = ?",
+        claim.place,
+        newest_known.extend,
     )
     result: Admission = ["new"] * len(batch)
     places: dict[tuple[str, str], int] = {}
@@ -46,7 +48,12 @@ async def admit(session: Session, claim: Claim, batch: Sequence[Prepared], now_u
         (subscription, source, id_, partition, batch[index].time_us or now_us)
         for (source, id_), index in places.items()
     ]
-    new = await session.insert_new("millstream_inbox", _COLUMNS, rows)
+    new: list[bool] = []
+    if rows:
+        new = await session.insert_new("millstream_inbox", _COLUMNS, rows)
+    else:
+        await session.flush()
+    marks: dict[str, int] = dict(newest_known)
     raised: dict[str, int] = {}
     for row, index, is_new in zip(rows, places.values(), new, strict=True):
         source, time_us = row[1], row[4]
@@ -58,7 +65,7 @@ async def admit(session: Session, claim: Claim, batch: Sequence[Prepared], now_u
             raised[source] = time_us
     for source, newest in raised.items():
         if min(newest, now_us) > marks.get(source, 0):
-            await session.execute(_WATERMARK, subscription, partition, source, min(newest, now_us))
+            session.queue(_WATERMARK, (subscription, partition, source, min(newest, now_us)))
     return result
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..ports.store import Session
+from ..ports.store import Row, Session
 from .claims import Claim
 from .prepared import Prepared
 
@@ -21,6 +21,7 @@ __all__ = [
     "close_or_continue",
     "hold",
     "lanes_among",
+    "look_for_any",
     "next_due",
     "park",
     "set_lane",
@@ -43,14 +44,21 @@ Lane = tuple[str, str]
 """(tenant, key)"""
 
 
-async def lanes_among(session: Session, claim: Claim, batch: Sequence[Prepared]) -> set[Lane]:
-    """Which lanes of a batch have a row now. Read after the claim was written, in this transaction (rule C1)."""
-    if (
-        await session.fetch_one(
-            "SELECT 1 FROM millstream_lanes WHERE subscription = ? AND partition = ? LIMIT 1", *claim.place
-        )
-        is None
-    ):
+def look_for_any(session: Session, claim: Claim) -> list[Row]:
+    """Queue the question whether any lane of the claim has a row. Ask after the claim was written (rule C1).
+
+    The answer is in the list once what is queued has run: no rows, no lanes.
+    """
+    found: list[Row] = []
+    session.queue_fetch(
+        "SELECT 1 FROM millstream_lanes WHERE subscription = ? AND partition = ? LIMIT 1", claim.place, found.extend
+    )
+    return found
+
+
+async def lanes_among(session: Session, claim: Claim, batch: Sequence[Prepared], found_any: list[Row]) -> set[Lane]:
+    """Which lanes of a batch have a row now. `found_any`: what `look_for_any` found, in this transaction."""
+    if not found_any:
         return set()
     wanted = list({(item.tenant, item.key) for item in batch})
     found: set[Lane] = set()

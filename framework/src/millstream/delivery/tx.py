@@ -13,7 +13,7 @@ from ..caller import Caller
 from ..clock import Duration, seconds
 from ..errors import Misconfigured, Mismatch
 from ..message import Message
-from ..ports.store import Lending, Param, Row, Session
+from ..ports.store import Expected, Lending, Param, Row, Session
 from .outbox import Outbox
 
 if TYPE_CHECKING:
@@ -84,11 +84,10 @@ class Tx:
         Checked at the latest when the handler returns; it needs no await because nobody reads its result (rule T5).
         """
 
-        def check(changed: int) -> None:
-            if changed != rows:
-                raise otherwise or Mismatch(f"expected {rows} row(s) to change, {changed} did: {' '.join(sql.split())}")
+        def error(changed: int) -> Exception | type[Exception]:
+            return otherwise or Mismatch(f"expected {rows} row(s) to change, {changed} did: {' '.join(sql.split())}")
 
-        self._session.queue(sql, params, check)
+        self._session.queue(sql, params, Expected(rows, error))
 
     @property
     def session(self) -> AsyncSession:

@@ -15,7 +15,18 @@ import msgspec
 
 from .transport import Durability
 
-__all__ = ["Attributing", "Lending", "Param", "Presence", "Row", "Session", "Signal", "Store", "StoreCapabilities"]
+__all__ = [
+    "Attributing",
+    "Expected",
+    "Lending",
+    "Param",
+    "Presence",
+    "Row",
+    "Session",
+    "Signal",
+    "Store",
+    "StoreCapabilities",
+]
 
 R = TypeVar("R")
 Row = tuple[Any, ...]
@@ -34,6 +45,23 @@ class StoreCapabilities(msgspec.Struct, frozen=True):
     """A savepoint per message costs microseconds; otherwise a failing message is taken out and the rest runs again."""
     dialect: str
     """`sqlite` or `postgresql`: which variant of a migration runs."""
+
+
+class Expected:
+    """A queued write's `check` that wants `rows` changed rows. A store may let its engine check that.
+
+    otherwise: the error, by the number of rows that were changed.
+    """
+
+    __slots__ = ("_otherwise", "rows")
+
+    def __init__(self, rows: int, otherwise: Callable[[int], Exception | type[Exception]]) -> None:
+        self.rows = rows
+        self._otherwise = otherwise
+
+    def __call__(self, changed: int) -> None:
+        if changed != self.rows:
+            raise self._otherwise(changed)
 
 
 class Session(Protocol):
@@ -74,6 +102,10 @@ class Session(Protocol):
     def queue(self, sql: str, params: Sequence[Param], check: Callable[[int], None] | None = None) -> None:
         """A write whose result nobody reads now (rule T5). It runs before the next read of this session or before the
         commit, in the order of the calls; `check` receives the number of changed rows and may raise."""
+        ...
+
+    def queue_fetch(self, sql: str, params: Sequence[Param], take: Callable[[list[Row]], object]) -> None:
+        """A read whose rows are wanted a little later: it runs like a queued write does, then `take` receives them."""
         ...
 
     async def flush(self) -> None:

@@ -260,6 +260,9 @@ class SqliteSession:
         if check is not None:
             check(changed)
 
+    def queue_fetch(self, sql: str, params: Sequence[Param], take: Callable[[list[Row]], object]) -> None:
+        take(drive(self.fetch(sql, *params)))  # at once, as above
+
     async def flush(self) -> None: ...
 
     async def lock_slots(self, slots: Sequence[int]) -> None: ...  # there is one writer

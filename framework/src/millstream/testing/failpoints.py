@@ -190,6 +190,9 @@ class _FailpointSession:
         self._session.queue(sql, params, check)
         self._changed(statement_name(sql))
 
+    def queue_fetch(self, sql: str, params: Sequence[Param], take: Callable[[list[Row]], object]) -> None:
+        self._session.queue_fetch(sql, params, take)
+
     async def flush(self) -> None:
         await self._session.flush()
 

@@ -23,6 +23,7 @@ from ...postgresql.listener import LISTENER_NAME, Listener, gone
 from ...postgresql.pool import Pool, SharedConnection
 from ...postgresql.statements import statement
 from ...postgresql.values import encoded
+from .counting import Counting
 from .session import Types
 from .transaction import Transaction
 
@@ -48,6 +49,7 @@ class PostgresqlStore:
         self._instrumentation = instrumentation or Silent()
         self._labels = (("store", database.schema or database.name),)
         self.types: Types = {}
+        self.counting = Counting()
         self.pool = Pool(database.writer, database.connections, database.shown)
         self._reader = SharedConnection(database.reader, database.shown)
         self._scanner = SharedConnection(database.scanner, database.shown)

@@ -14,12 +14,13 @@ from psycopg import pq
 
 from ...clock import Clock
 from ...errors import MillstreamError, StoreUnavailable
-from ...ports.store import Param, Row
+from ...ports.store import Expected, Param, Row
 from ...postgresql.connection import NO_PARAMETERS, Bound, Connection, Exchange
-from ...postgresql.errors import translated
+from ...postgresql.errors import Again, translated
 from ...postgresql.pool import BEGIN
 from ...postgresql.statements import ManyRows, for_many_rows, insert_many, statement
 from ...postgresql.values import array, encoded
+from .counting import Counting, found_changed
 
 __all__ = ["WAIT", "PostgresqlSession", "Types"]
 
@@ -28,6 +29,7 @@ WAIT: object = object()
 """What a session's waits yield to whoever drives the transaction."""
 
 Check = Callable[[int], None]
+Take = Callable[[list[Row]], object]
 Types = dict[str, dict[str, str]]
 """The type of each column by table, as far as anybody has asked."""
 
@@ -55,8 +57,11 @@ class PostgresqlSession:
         "_checks",
         "_clock",
         "_connection",
+        "_counted",
+        "_counting",
         "_ended",
         "_queue",
+        "_takes",
         "_types",
         "_units",
         "_whose",
@@ -68,12 +73,18 @@ class PostgresqlSession:
         "reply",
     )
 
-    def __init__(self, connection: Connection, table_types: Types, clock_in_hand: Clock | None) -> None:
+    def __init__(
+        self, connection: Connection, table_types: Types, counting: Counting, clock_in_hand: Clock | None
+    ) -> None:
         self._connection = connection
         self._types = table_types
+        self._counting = counting
         self._clock = clock_in_hand
         self._queue: list[Bound] = []
         self._checks: dict[int, Check] = {}
+        self._takes: dict[int, Take] = {}
+        self._counted: dict[int, tuple[bytes, Expected]] = {}
+        """What is sent with COMMIT and fails by itself: its own text, and what it expects."""
         self._appended: dict[tuple[str, tuple[str, ...]], list[Sequence[Param]]] = {}
         self._units: list[_Unit] = []
         self._ended = False
@@ -138,6 +149,10 @@ class PostgresqlSession:
         if check is not None:
             self._checks[len(self._queue) - 1] = check
 
+    def queue_fetch(self, sql: str, params: Sequence[Param], take: Take) -> None:
+        self._add(self._bound(sql, params))
+        self._takes[len(self._queue) - 1] = take
+
     async def flush(self) -> None:
         if self._queue:
             await self._run(None)
@@ -167,7 +182,7 @@ class PostgresqlSession:
         for place, rows in self._appended.items():
             del rows[unit.appended.get(place, 0) :]
         # What is queued was queued inside the unit: its beginning was the first thing in an empty queue.
-        self._queue, self._checks, self._attributed = [], {}, []
+        self._queue, self._checks, self._takes, self._attributed = [], {}, {}, []
         if unit.sent:
             self._add(unit.control("ROLLBACK TO"))
             self._add(unit.control("RELEASE"))
@@ -185,14 +200,15 @@ class PostgresqlSession:
     # -- for whoever drives it ----------------------------------------------------------------------------------
 
     async def before_commit(self) -> None:
-        """Behind the body's end: write what was appended, and run the checks that may still undo it all."""
+        """Behind the body's end: write what was appended, and run the checks that may still undo it all, unless the
+        server can take them over."""
         for (table, columns), rows in self._appended.items():
             if not rows:
                 continue
             marks = ", ".join("?" * len(columns))
             sql = f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})"  # noqa: S608 - identifiers from code
             await self.execute_many(sql, rows)
-        if self._checks:
+        if self._takes or (self._checks and not self._counted_by_server()):
             await self.flush()
 
     def take_queue(self) -> list[Bound]:
@@ -200,11 +216,43 @@ class PostgresqlSession:
         queue, self._queue, self._attributed = self._queue, [], []
         return queue
 
+    def refusal(self, error: pq.abc.PGresult, place: int) -> BaseException:
+        """What it means that statement number `place` of those sent with COMMIT failed."""
+        counted = self._counted.get(place)
+        if counted is not None:
+            text, expected = counted
+            changed = found_changed(error)
+            if changed is not None:
+                try:
+                    expected(changed)
+                except BaseException as refused:  # noqa: BLE001 - it is the check's to say which
+                    return refused
+            if self._counting.refused(text, expected.rows, error):
+                return Again("a statement cannot be counted by the server; it runs once more without")
+        return translated(error)
+
     def end(self) -> None:
         """The transaction is over."""
         self._ended = True
 
     # -- inside -------------------------------------------------------------------------------------------------
+
+    def _counted_by_server(self) -> bool:
+        """Make what is queued fail by itself where a check would refuse it; False when that cannot be said for all."""
+        counted: list[tuple[int, Expected, bytes]] = []
+        for place, check in self._checks.items():
+            found = None
+            if isinstance(check, Expected):
+                found = self._counting.counted(self._queue[place][0], check.rows)
+                if found is not None:
+                    counted.append((place, check, found))
+            if found is None:
+                return False
+        for place, expected, found in counted:
+            text, params = self._queue[place]
+            self._queue[place] = found, params
+            self._counted[place] = text, expected
+        return True
 
     def _bound(self, sql: str, params: Sequence[Param]) -> Bound:
         clock = self._clock
@@ -228,21 +276,14 @@ class PostgresqlSession:
             raise self.doomed
         if last is not None:
             self._add(last)
-        outgoing, checks, attributed = self._queue, self._checks, self._attributed
+        outgoing, checks, takes, attributed = self._queue, self._checks, self._takes, self._attributed
         self._queue, self._attributed = [], []
         if checks:
             self._checks = {}
-        first = 0
-        if not self.begun:
-            outgoing.insert(0, BEGIN)
-            first = 1
-        for unit in self._units:
-            unit.sent = True
-        self.outgoing = outgoing
-        await _answer()
-        exchange = self.reply
-        assert exchange is not None
-        self.reply = None
+        if takes:
+            self._takes = {}
+        first = 0 if self.begun else 1
+        exchange = await self._exchange(outgoing if self.begun else [BEGIN, *outgoing])
         results = exchange.results[first:]
         for place, check in checks.items():
             if place < len(results):
@@ -258,7 +299,18 @@ class PostgresqlSession:
         if exchange.lost is not None:
             self.doomed = exchange.lost
             raise exchange.lost
+        for place, take in takes.items():
+            take(self._connection.rows(results[place]))
         return results
+
+    async def _exchange(self, outgoing: list[Bound]) -> Exchange:
+        for unit in self._units:
+            unit.sent = True
+        self.outgoing = outgoing
+        await _answer()
+        exchange, self.reply = self.reply, None
+        assert exchange is not None
+        return exchange
 
     def _doom(self, error: BaseException, whose: int | None) -> None:
         self.doomed = error

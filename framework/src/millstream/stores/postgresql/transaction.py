@@ -16,8 +16,9 @@ from ...delivery.driving import Driven
 from ...errors import StoreUnavailable
 from ...ports.store import Session
 from ...postgresql.connection import Connection, Exchange
-from ...postgresql.errors import Again, translated
+from ...postgresql.errors import Again
 from ...postgresql.pool import BEGIN, COMMIT, ROLLBACK, Pool
+from .counting import Counting
 from .session import WAIT, PostgresqlSession, Types
 
 __all__ = ["Committed", "Transaction"]
@@ -33,6 +34,7 @@ class Committed(Protocol):
 
     pool: Pool
     types: Types
+    counting: Counting
     clock_in_hand: Clock | None
 
     def committed(self, channels: set[str] | None) -> None:
@@ -75,7 +77,8 @@ class Transaction(Generic[R]):
 
     def _start(self) -> None:
         self._tries += 1
-        session = self._session = PostgresqlSession(self._connection, self._store.types, self._store.clock_in_hand)
+        store = self._store
+        session = self._session = PostgresqlSession(self._connection, store.types, store.counting, store.clock_in_hand)
         self._driven = Driven(_whole(self._work, session), WAIT, self._context)
         self._advance()
 
@@ -115,8 +118,10 @@ class Transaction(Generic[R]):
 
     def _committed(self, exchange: Exchange) -> None:
         if exchange.error is not None:
-            self._session.begun = True
-            self._undo(translated(exchange.error))
+            session = self._session
+            error = session.refusal(exchange.error, len(exchange.results) - (0 if session.begun else 1))
+            session.begun = True
+            self._undo(error)
         elif exchange.lost is not None:
             self._fail(StoreUnavailable(f"whether the transaction committed is unknown: {exchange.lost}"))
         else:

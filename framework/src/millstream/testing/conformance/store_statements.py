@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from ...errors import Conflict, MillstreamError, Refused
+from ...errors import BadStatement, Conflict, MillstreamError, Refused
 from ...ports.store import Row, Session, Store
 from .store_case import StoreCase, insert, rows_of
 
@@ -186,6 +186,45 @@ class Statements(StoreCase):
         assert await store.transact(work) == [("a", 20)]
         assert await rows_of(store, table) == [("a", 42), ("b", 7)]
         assert counts == [1, 1, 0, 1]
+
+    async def test_queued_reads_see_what_was_queued_before_them(self, store: Store, table: str) -> None:
+        """T5: a queued read runs in the order of the calls; its rows are there after the next read, flush or commit."""
+        early: list[Row] = []
+        late: list[Row] = []
+        none: list[Row] = []
+        last: list[Row] = []
+
+        async def work(session: Session) -> list[bool]:
+            session.queue_fetch(f"SELECT name, n FROM {table} WHERE n > ?", (0,), early.extend)
+            session.queue(f"INSERT INTO {table} (name, n) VALUES (?, ?)", ("a", 1))
+            session.queue_fetch(f"SELECT name, n FROM {table}", (), late.extend)
+            new = await session.insert_new(table, ("name", "n"), [("a", 2), ("b", 2)])
+            assert (early, late) == ([], [("a", 1)])
+            session.queue_fetch(f"SELECT name FROM {table} WHERE n > 5", (), none.extend)
+            await session.flush()
+            session.queue_fetch(f"SELECT COUNT(*) FROM {table}", (), last.extend)
+            return new
+
+        assert await store.transact(work) == [False, True]
+        assert (none, last) == ([], [(2,)])
+
+    async def test_a_queued_read_that_fails_undoes_the_transaction(self, store: Store, table: str) -> None:
+        """T5: its error reaches the caller, and no rows do; a check that stands before it comes first."""
+        rows: list[Row] = []
+
+        def refuse(changed: int) -> None:
+            raise Refused(f"{changed} changed")
+
+        async def work(session: Session, check: Callable[[int], None] | None) -> None:
+            session.queue(f"INSERT INTO {table} (name) VALUES ('a')", (), check)
+            session.queue_fetch("SELECT 1 FROM nowhere", (), rows.extend)
+
+        with pytest.raises(BadStatement):
+            await store.transact(lambda session: work(session, None))
+        with pytest.raises(Refused, match="1 changed"):
+            await store.transact(lambda session: work(session, refuse))
+        assert rows == []
+        assert await rows_of(store, table) == []
 
     async def test_a_check_that_raises_undoes_the_transaction(self, store: Store, table: str) -> None:
         """T5: `check` gets the number of changed rows at the latest before the commit; what it raises undoes all."""
