@@ -267,6 +267,10 @@ class SharedSession:
         self._transaction.check()
         self.inner.queue(sql, params, check)
 
+    def queue_fetch(self, sql: str, params: Sequence[Param], take: Callable[[list[Row]], object]) -> None:
+        self._transaction.check()
+        take(drive(self.inner.fetch(sql, *params)))
+
     async def flush(self) -> None: ...
 
     async def lock_slots(self, slots: Sequence[int]) -> None:
