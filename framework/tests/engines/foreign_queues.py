@@ -167,7 +167,7 @@ class KafkaTopic(Foreign):
     @property
     def url(self) -> str:
         session = "1s" if self.impatient else "10s"
-        return f"{self.server.url}?topic={self.name}&group={self.name}-intake&session={session}&wait=5s"
+        return f"{self.server.url}?topic={self.name}&group={self.name}-intake&session={session}&timeout=5s"
 
     async def make(self, partitions: int = 3) -> None:
         admin = AdminClient({"bootstrap.servers": self.server.bootstrap, "log_level": 0})

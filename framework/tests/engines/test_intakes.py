@@ -251,7 +251,7 @@ def _orders(file: Path) -> list[tuple[str, int]]:
             ("colour", "stream=a.b", "prefetch=0", "timeout", "'/path'", "host:x", "consumer=NAME"),
         ),
         (
-            "kafka://u:s3cret@?colour=red&session=0s&wait=soon&sasl=none&ca=/nowhere",
+            "kafka://u:s3cret@?colour=red&session=0s&timeout=soon&sasl=none&ca=/nowhere",
             ("colour", "session=0s", "soon", "sasl=none", "/nowhere", "?topic=NAME", "group=NAME", "kafka://host"),
         ),
     ],

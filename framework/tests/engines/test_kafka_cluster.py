@@ -186,7 +186,7 @@ async def test_a_leader_that_stalls_and_comes_back_changes_no_order(
     cluster: KafkaCluster, make: Callable[..., KafkaTransport], topic: str
 ) -> None:
     """With a time limit below what an election takes: producers are given up, and what they sent is published again."""
-    async with make("&wait=1s") as log, under_load(log, topic) as loads:
+    async with make("&timeout=1s") as log, under_load(log, topic) as loads:
         leader = await leader_of(cluster, topic)
         leader.pause()
         try:

@@ -38,7 +38,7 @@ def context(tmp_path: Path) -> AdapterContext:
 
 def test_every_problem_of_a_url_is_listed_and_none_shows_the_password(context: AdapterContext, tmp_path: Path) -> None:
     url = (
-        f"kafka://ann:s3cret@one:9092,:17,two:no,three:70000/path?acks=1&replication=2&min_insync=3&keep=long&wait=0s"
+        f"kafka://ann:s3cret@one:9092,:17,two:no,three:70000/path?acks=1&replication=2&min_insync=3&keep=long&timeout=0s"
         f"&flush=perhaps&largest_record_bytes=10&sasl=GUESS&ca={tmp_path}/missing"
     )
     with pytest.raises(Misconfigured) as refused:
@@ -51,7 +51,7 @@ def test_every_problem_of_a_url_is_listed_and_none_shows_the_password(context: A
         "'/path'",
         "min_insync=3 is more than replication=2",
         "keep: 'long' is no duration",
-        "wait: it is more than nothing",
+        "timeout: it is more than nothing",
         "flush=perhaps: Expected `bool`",
         "largest_record_bytes=10: it is at least 1024",
         "sasl=GUESS: there are PLAIN, SCRAM-SHA-256, SCRAM-SHA-512",
@@ -92,7 +92,7 @@ def test_a_password_that_is_not_escaped_is_refused_and_not_shown(url: str, conte
         ("kafka://one?replication=0", "replication=0: it is at least 1"),
         ("kafka://one?min_insync=0", "min_insync=0: it is at least 1"),
         ("kafka://one?keep=-1s", "keep: '-1s' is no duration"),
-        ("kafka://one?wait=0s", "wait: it is more than nothing"),
+        ("kafka://one?timeout=0s", "timeout: it is more than nothing"),
     ],
 )
 def test_what_is_wrong_with_a_url_is_said(url: str, problem: str, context: AdapterContext) -> None:
@@ -107,7 +107,7 @@ def test_a_url_has_every_option(context: AdapterContext, tmp_path: Path) -> None
     authorities.touch()
     log = open_transport(
         f"kafka://ann:{ESCAPED}@one,two:19092,[::1]:9093/?replication=3&min_insync=2&keep=14d&flush=true"
-        f"&largest_record_bytes=5000000&wait=2500ms&tls=true&ca={authorities}&sasl=SCRAM-SHA-512",
+        f"&largest_record_bytes=5000000&timeout=2500ms&tls=true&ca={authorities}&sasl=SCRAM-SHA-512",
         context,
     )
     options, connection = log._options, log._connection
@@ -191,7 +191,7 @@ async def test_a_login_by_scram_over_tls(secured: _Secured, context: AdapterCont
         secured.user, ScramCredentialInfo(ScramMechanism.SCRAM_SHA_256, 4096), SECRET.encode()
     )
     await asyncio.to_thread(admin.alter_user_scram_credentials([upsert])[secured.user].result, 10)
-    options = f"?tls=true&ca={secured.authority}&sasl=SCRAM-SHA-256&wait=3s"
+    options = f"?tls=true&ca={secured.authority}&sasl=SCRAM-SHA-256&timeout=3s"
     async with open_transport(f"kafka://{secured.user}:{ESCAPED}@{secured.guarded}{options}", context) as log:
         topic = f"secured-{random.randrange(10**6)}"
         await log.provision(topic, 1)
@@ -199,7 +199,7 @@ async def test_a_login_by_scram_over_tls(secured: _Secured, context: AdapterCont
         assert values(await everything(log, topic, 0)) == [f"k:{number}" for number in range(20)]
     for wrong, why in (
         (f"wr0ng@{secured.guarded}{options}", "Authentication failed"),
-        (f"{ESCAPED}@{secured.guarded}?tls=true&sasl=SCRAM-SHA-256&wait=1s", "certificate"),  # nobody vouches for it
+        (f"{ESCAPED}@{secured.guarded}?tls=true&sasl=SCRAM-SHA-256&timeout=1s", "certificate"),  # nobody vouches for it
     ):
         async with open_transport(f"kafka://{secured.user}:{wrong}", context) as log:
             with pytest.raises((TransportUnavailable, Misconfigured), match=why) as refused:

@@ -63,7 +63,7 @@ LONG = (Episode("silent", 3.0), Episode("mute", 2.5))
 
 OPTIONS = {
     "nats": f"sync=always&timeout={LIMIT}",
-    "kafka": f"wait={LIMIT}",
+    "kafka": f"timeout={LIMIT}",
     "rabbitmq": f"timeout={LIMIT}&heartbeat=2s",
     "redis": f"timeout={LIMIT}",
     "postgresql": f"limit={LIMIT}",

@@ -36,7 +36,7 @@ class _Options(msgspec.Struct, frozen=True):
     keep: str = ""
     flush: bool = False
     largest_record_bytes: int = KafkaOptions().largest_record_bytes
-    wait: str = ""
+    timeout: str = ""
     tls: bool = False
     ca: str = ""
     sasl: str = "PLAIN"
@@ -46,7 +46,7 @@ def open_transport(url: str, context: KafkaContext) -> KafkaTransport:
     """Entry point: `kafka://[user:password@]host[:9092][,host…]?replication=3&min_insync=2`.
 
     Topics get `replication` copies, of which `min_insync` confirm, and keep records for `keep` (`14d`), or for a week, or for as
-    long as the runtime asks for if that is longer. `flush=true`, `largest_record_bytes`, `wait`: see `KafkaOptions`. `tls=true` with
+    long as the runtime asks for if that is longer. `flush=true`, `largest_record_bytes`, `timeout`: see `KafkaOptions`. `tls=true` with
     `ca=FILE`, and `sasl=PLAIN|SCRAM-SHA-256|SCRAM-SHA-512` with user and password.
 
     Raises:
@@ -82,7 +82,7 @@ def open_transport(url: str, context: KafkaContext) -> KafkaTransport:
             keep_seconds=times["keep"],
             flush=options.flush,
             largest_record_bytes=options.largest_record_bytes,
-            wait_seconds=times["wait"],
+            wait_seconds=times["timeout"],
         ),
     )
 
@@ -108,8 +108,8 @@ def _chosen(given: dict[str, str], times: dict[str, float]) -> tuple[_Options, d
         except msgspec.ValidationError as error:
             problems.append(f"{name}={given[name]}: {error}")
     options = _Options(**chosen)  # pyright: ignore[reportArgumentType] - converted above, one by one
-    times = {"wait": KafkaOptions().wait_seconds, **times}
-    for name, duration in (("keep", options.keep), ("wait", options.wait)):
+    times = {"timeout": KafkaOptions().wait_seconds, **times}
+    for name, duration in (("keep", options.keep), ("timeout", options.timeout)):
         try:
             times[name] = seconds(duration) if duration else times[name]
         except Misconfigured as error:

@@ -70,7 +70,7 @@ class IntakeOptions(msgspec.Struct, frozen=True):
     group: str = ""
     session: str | float = "10s"
     """For how long a process that died keeps its partitions from the others. Brokers take six seconds at least."""
-    wait: str | float = "10s"
+    timeout: str | float = "10s"
     """How long a question to the brokers may take."""
     tls: bool = False
     ca: str = ""
@@ -117,7 +117,7 @@ def _unusable(options: IntakeOptions) -> list[str]:
         problems.append("say which topic: ?topic=NAME")
     if not options.group:
         problems.append("say which consumer group is this intake's: group=NAME; no other reader may use it")
-    for option, value in (("session", options.session), ("wait", options.wait)):
+    for option, value in (("session", options.session), ("timeout", options.timeout)):
         try:
             if seconds(value) <= 0:
                 problems.append(f"{option}={value}: it is more than nothing")
@@ -137,7 +137,7 @@ class KafkaIntake:
     def __init__(self, connection: Connection, options: IntakeOptions) -> None:
         self._connection = connection
         self._options = options
-        self._wait_seconds = seconds(options.wait)
+        self._wait_seconds = seconds(options.timeout)
         self._name = f"intake: topic {options.topic!r} for group {options.group!r} at {connection.hosts}"
         self._thread: _Thread | None = None
         self._asked: asyncio.Future[list[Message]] | None = None
