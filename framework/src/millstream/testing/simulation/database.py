@@ -62,6 +62,8 @@ class Database:
         self._waiting: deque[Transaction] = deque()
         self._current: Transaction | None = None
         self._loop: asyncio.AbstractEventLoop
+        self.committed: Callable[[], object] = lambda: None
+        """Called after every commit: where a scenario looks at what must hold at all times."""
         self.writer = self._connect()
         self.cursor = self.writer.cursor()
         self.reader = self._connect()
@@ -118,6 +120,7 @@ class Database:
             self.writer.execute("COMMIT")
         finally:
             self.leave(transaction)
+        self.committed()
 
     def holds(self, transaction: Transaction) -> bool:
         """Whether the server still knows this transaction."""

@@ -46,7 +46,7 @@ _ALL = (
         "takeover",
         consumption.NoEpochCheck,
         "a holder that was replaced writes nothing any more",
-        "does not settle: till|(booked|told|call): .* (times|never|behind)",
+        "moved back|does not settle: till|(booked|told|call): .* (times|never|behind)",
     ),
     Safeguard(
         "failing-handler-is-undone",

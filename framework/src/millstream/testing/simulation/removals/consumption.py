@@ -56,10 +56,20 @@ class _Without(SessionThrough):
         super().__init__(inner)
         self._advance = advance
 
+    async def execute(self, sql: str, *params: Any) -> int:
+        if not sql.strip().startswith(_ADVANCE):
+            return await self.inner.execute(sql, *params)
+        self._moves(sql, params)
+        return 1
+
     def queue(self, sql: str, params: Any, check: Any = None) -> None:
         if not sql.strip().startswith(_ADVANCE):
             self.inner.queue(sql, params, check)
-        elif not self._advance:
+        else:
+            self._moves(sql, params)
+
+    def _moves(self, sql: str, params: Any) -> None:
+        if not self._advance:
             self._advance.append((sql, params))
             raise _Learned
 

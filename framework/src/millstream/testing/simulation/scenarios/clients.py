@@ -30,6 +30,7 @@ async def transfers(
     *,
     clients: int = 3,
     each: int = 6,
+    gap: float = 0.3,
     remind: bool = True,
 ) -> Wishes:
     """Let `clients` send `each` transfers to accounts and nodes of their choice; return when all are answered."""
@@ -45,7 +46,7 @@ async def transfers(
             )
             wishes.sent[wish.request] = wish
             await send(sim, nodes, wish, wishes)
-            await sim.sleep(0.0, 0.3)
+            await sim.sleep(0.0, gap)
 
     async with asyncio.TaskGroup() as group:
         for number in range(clients):

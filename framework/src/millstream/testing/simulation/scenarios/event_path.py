@@ -21,6 +21,10 @@ class EventPath(Scenario):
     about = "requests, events, effects and timers of two services, while anything dies"
     accounts: ClassVar[tuple[str, ...]] = ("ann", "ben", "cleo", "flaky", "busy")
 
+    each: ClassVar[int] = 6
+    """Transfers of a client."""
+    gap: ClassVar[float] = 0.3
+    """Seconds between two of them, at most."""
     repairs: ClassVar[float] = 1.0
     """The chance that an operator repairs before redriving."""
     after_dead_letter: ClassVar[Literal["hold", "go_on"]] = "hold"
@@ -35,7 +39,7 @@ class EventPath(Scenario):
         sim.node("till", till(self.after_dead_letter))
 
     async def work(self, sim: Simulation) -> None:
-        self.wishes = await transfers(sim, sim.running("bank"), self.accounts)
+        self.wishes = await transfers(sim, sim.running("bank"), self.accounts, each=self.each, gap=self.gap)
 
     async def tend(self, sim: Simulation) -> bool:
         return await look_after(sim, sim.running("till"), self.buried, self.repairs)
