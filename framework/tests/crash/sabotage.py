@@ -216,7 +216,7 @@ class _Showing(SessionThrough):
         drive(
             self.inner.execute_many(sql, rows)
         )  # at once, so that they are there before it is known whether they stay
-        for row in drive(self.inner.fetch("SELECT id, topic, key, value FROM millstream_outbox")):
+        for row in drive(self.inner.fetch("SELECT id, topic, key, value, NULL FROM millstream_outbox")):
             self._dirty[row[0]] = row
 
 
