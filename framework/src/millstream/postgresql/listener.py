@@ -33,8 +33,10 @@ LISTENER_NAME = "millstream listener"
 GROUP_SECONDS = 0.003
 """At least this long between two NOTIFYs: the first commit after a pause sends one at once, those behind it share the next."""
 COUNT_SECONDS = 5.0
-"""How often a process looks whether others still listen; it learns of a new one at once. It also finds out that way that
-its own connection is dead."""
+"""How often a process that is alone looks whether others listen; it learns of a new one at once. It also finds out that way
+that its own connection is dead."""
+RECOUNT_SECONDS = 1.0
+"""How often one looks that is not alone: who has ended must not cost a NOTIFY with every commit for long."""
 AGAIN_SECONDS = 0.5
 _WIRE = "millstream"
 PRESENCE_LOCKS = 0x6D77
@@ -186,12 +188,16 @@ class Listener:
 
     async def _count(self, connection: Connection) -> None:
         """Know whether others listen, until the connection is lost."""
+        missing = True
         while True:
             self._stir.clear()
             (result,) = await run(connection, (_OTHERS,))
-            self._others = bool(connection.rows(result)[0][0])
+            found = bool(connection.rows(result)[0][0])
+            # One that is missing once may only have lost its connection, and be back before anybody hears of it.
+            self._others = found or not missing
+            missing = not found
             with suppress(TimeoutError):
-                async with asyncio.timeout(COUNT_SECONDS):
+                async with asyncio.timeout(RECOUNT_SECONDS if self._others else COUNT_SECONDS):
                     await self._stir.wait()
 
 
