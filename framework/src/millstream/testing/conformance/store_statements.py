@@ -209,7 +209,7 @@ class Statements(StoreCase):
         assert (none, last) == ([], [(2,)])
 
     async def test_a_queued_read_that_fails_undoes_the_transaction(self, store: Store, table: str) -> None:
-        """T5: its error reaches the caller, and no rows do; a check that stands before it comes first."""
+        """T5: the error of a queued read reaches the caller, and rows do not; a check that stands before it comes first."""
         rows: list[Row] = []
 
         def refuse(changed: int) -> None:
