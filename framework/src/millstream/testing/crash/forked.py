@@ -7,6 +7,7 @@ whatever happens in it: nothing of the parent's runs twice.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import select
 import signal
@@ -165,6 +166,9 @@ class Forked:
 
 
 def _live(body: Body, report: Report) -> NoReturn:
+    # What the parent left to the collector is none of this process's: a client of Kafka, for one, waits in its destructor
+    # for threads that did not come along, or crashes.
+    gc.freeze()
     code = 1
 
     async def watched() -> None:
