@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import msgspec
 from millstream import Call, Event, Service, Tx
 from millstream.service.context import ServiceContext
+from millstream.testing.simulation.campaign import seeds
 from millstream.testing.simulation.node import Gone
 from millstream.testing.simulation.scenario import Scenario
 from millstream.testing.simulation.simulation import Simulation
@@ -94,3 +95,8 @@ class Confirmations(Scenario):
 
 class CarefulConfirmations(Confirmations):
     careful = True
+
+
+def test_every_order_is_confirmed_once() -> None:
+    for outcome in seeds(Confirmations, range(100)):
+        assert outcome.violations == [], f"seed {outcome.seed}"

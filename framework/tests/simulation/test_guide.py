@@ -37,6 +37,11 @@ def test_the_double_effect_is_caught_and_shrinks(guide: ModuleType) -> None:
     assert 1 <= len(few) <= 3
 
 
+def test_the_test_of_the_page_fails_as_it_says(guide: ModuleType) -> None:
+    with pytest.raises(AssertionError, match="seed"):
+        guide.test_every_order_is_confirmed_once()
+
+
 def test_an_effect_with_its_key_holds(guide: ModuleType) -> None:
     for outcome in seeds(guide.CarefulConfirmations, range(12)):
         assert outcome.violations == [], f"seed {outcome.seed}"
