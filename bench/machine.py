@@ -35,7 +35,7 @@ def describe(folder: Path) -> dict[str, Any]:
         "python": platform.python_version(),
         "sqlite": apsw.sqlite_lib_version(),
         "versions": {name: _version(name) for name in PACKAGES},
-        "scratch": str(folder),
+        "scratch": folder.name,  # its place is nobody else's business
     }
 
 
