@@ -30,9 +30,11 @@ from millstream.runtime.runtime import Bound, Composition, Runtime
 from millstream.stores.sqlite import SqliteStore
 from millstream.testing.crash.forked import Body, Report
 from millstream.testing.failpoints import Failpoints, FailpointStore, FailpointTransport
+from millstream.testing.removals.removal import INTACT, Removal
+from millstream.testing.removals.through import StoreThrough
 from millstream.transports.log import LogTransport
 
-__all__ = ["INTACT", "Engines", "Life", "Sabotage", "live"]
+__all__ = ["BETWEEN", "Engines", "Life", "live"]
 
 PRODUCERS = 3
 REST_SECONDS = 0.004
@@ -40,6 +42,8 @@ REST_SECONDS = 0.004
 OPERATOR_SECONDS = 0.02
 AWAY_SECONDS = 0.05
 """Until the next try while an engine is away."""
+BETWEEN = "between two transactions"
+"""Where a removal has torn one transaction into two."""
 
 # One statement, so that it is one moment of the store: what a batch did and how far it came are seen together.
 _UNDER_WAY = """
@@ -50,19 +54,6 @@ LEFT JOIN millstream_subscriptions s ON TRUE LEFT JOIN millstream_claims c ON c.
 _TABLES = ("outbox", "timers", "parked", "lanes", "dead_letters")
 UNDER_WAY = _UNDER_WAY.format(counts=" + ".join(f"(SELECT COUNT(*) FROM millstream_{t})" for t in _TABLES))
 CLOCK = SystemClock()
-
-
-class Sabotage:
-    """Collaborators with something taken out. This one takes out nothing."""
-
-    def store(self, store: Store, points: Failpoints, name: str) -> Store:
-        return store
-
-    def transport(self, transport: Transport, points: Failpoints) -> Transport:
-        return transport
-
-
-INTACT = Sabotage()
 
 
 class Diary(Silent):
@@ -95,7 +86,7 @@ class Life(msgspec.Struct, frozen=True):
     point: str = ""
     hit: int = 1
     poison: bool = False
-    sabotage: Sabotage = INTACT
+    removal: Removal = INTACT
     engines: Engines | None = None
     until: Path | None = None
     pause: float = 0.0
@@ -109,15 +100,18 @@ def live(folder: Path, life: Life) -> Body:
         points = Failpoints(report.at)
         if life.point:
             points.arm(life.point, life.hit)
-        sabotage = life.sabotage
+        removal = life.removal
 
         def open_store(name: str) -> Store:
-            return FailpointStore(sabotage.store(_store(folder, life.engines, name), points, name), points, name)
+            store = removal.store(_store(folder, life.engines, name), name)
+            if isinstance(store, StoreThrough):
+                store.between = lambda: points.hit(BETWEEN)
+            return FailpointStore(store, points, name)
 
         lease = life.engines.lease if life.engines is not None else Limits().lease_seconds
         composition = Composition(
             open_store=open_store,
-            transport=FailpointTransport(sabotage.transport(_log(folder, life.engines), points), points),
+            transport=FailpointTransport(removal.transport(_log(folder, life.engines)), points),
             data=folder,
             limits=Limits(batch_messages=40, lease_seconds=lease),
             partitions=3,

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import msgspec
 from invariants import violations
-from life import INTACT, Engines, Life, Sabotage, live
+from life import Engines, Life, live
 from millstream.testing.crash.campaign import Story, Tally
 from millstream.testing.crash.forked import Forked
+from millstream.testing.removals.removal import INTACT, Removal
 
 __all__ = ["Death", "story"]
 
@@ -29,7 +30,7 @@ def story(
     folder: Path,
     deaths: Sequence[Death],
     tally: Tally,
-    sabotage: Sabotage = INTACT,
+    removal: Removal = INTACT,
     rows: int = ROWS,
     engines: Engines | None = None,
 ) -> Story:
@@ -38,14 +39,14 @@ def story(
     folder.mkdir(parents=True)
     told: list[str] = []
     for number, death in enumerate(deaths, 1):
-        worker = Forked(live(folder, Life(number * rows, death.point, death.hit, sabotage=sabotage, engines=engines)))
+        worker = Forked(live(folder, Life(number * rows, death.point, death.hit, removal=removal, engines=engines)))
         if not death.point:
             worker.kill_after(death.after)
         end = yield worker
         tally.note(end, death.point)
         told.append(f"{end.how} {end.point or death.point} ({death.hit})")
         assert end.how in ("done", "killed"), f"{folder}: life {number} {end.how} at {end.point}: {end.text}"
-    end = yield Forked(live(folder, Life(len(deaths) * rows + 1, sabotage=sabotage, engines=engines)))
+    end = yield Forked(live(folder, Life(len(deaths) * rows + 1, removal=removal, engines=engines)))
     tally.note(end)
     assert end.how == "done", f"{folder}: after {told} the last life {end.how}: {end.text}"
     wrong = violations(folder, engines=engines)

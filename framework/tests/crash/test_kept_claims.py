@@ -16,8 +16,8 @@ from millstream.errors import StoreUnavailable
 from millstream.runtime.runtime import Composition, Runtime
 from millstream.stores.sqlite import SqliteStore
 from millstream.testing.failpoints import Failpoints
+from millstream.testing.removals.through import StoreThrough, Work
 from millstream.transports.log import LogTransport
-from sabotage import StoreThrough, Work
 from test_zombies import moved
 
 PATIENCE = 20.0

@@ -10,20 +10,12 @@ from pathlib import Path
 import pytest
 from bank import POISON
 from invariants import violations
-from life import Life, Sabotage, live
+from life import BETWEEN, Life, live
 from millstream.testing.crash.campaign import Tally, play
 from millstream.testing.crash.forked import Forked
-from sabotage import (
-    BETWEEN,
-    EarlyConfirmation,
-    NoInbox,
-    NoLaneCheck,
-    NoStartMarker,
-    NoSuspicion,
-    OutboxApart,
-    PositionApart,
-    UncommittedRows,
-)
+from millstream.testing.removals.consumption import NoInbox, NoLaneCheck, NoStartMarker, NoSuspicion, PositionApart
+from millstream.testing.removals.publishing import EarlyConfirmation, OutboxApart, UncommittedRows
+from millstream.testing.removals.removal import INTACT, Removal
 from stories import Death, story
 
 PATIENCE = 4
@@ -36,7 +28,7 @@ REMOVED = {
     "position-inside-the-transaction": (PositionApart(), [Death(BETWEEN, 3)], "booked: .* never"),
     "outbox-inside-the-transaction": (OutboxApart(), [Death(BETWEEN, 3)], "booked: .* never"),
     "deletion-after-confirmation": (
-        EarlyConfirmation(),
+        EarlyConfirmation(seconds=0.02),
         [Death("bank: after COMMIT of delete outbox", 2)],
         "booked: .* never",
     ),
@@ -48,10 +40,10 @@ REMOVED = {
 
 @pytest.mark.parametrize("name", REMOVED)
 def test_the_removal_of_a_safeguard_is_caught(name: str, tmp_path: Path, tally: Tally) -> None:
-    sabotage, deaths, expected = REMOVED[name]
+    removal, deaths, expected = REMOVED[name]
     deaths = [death if death.point else Death("bank: insert transfers", 150) for death in deaths]
     with pytest.raises(AssertionError, match=expected):
-        play((story(tmp_path / str(n), deaths, tally, sabotage, rows=160) for n in range(PATIENCE)), lanes=1)
+        play((story(tmp_path / str(n), deaths, tally, removal, rows=160) for n in range(PATIENCE)), lanes=1)
 
 
 @pytest.mark.parametrize("name", REMOVED)
@@ -61,10 +53,10 @@ def test_the_same_kills_do_no_harm_with_the_safeguard_in_place(name: str, tmp_pa
     play([story(tmp_path / "0", known, tally, rows=160)])
 
 
-def _lives(folder: Path, sabotage: Sabotage, tally: Tally) -> int:
+def _lives(folder: Path, removal: Removal, tally: Tally) -> int:
     """How many lives a message that kills costs until the system comes to rest; 0 if it does not in `LIVES`."""
     for number in range(1, LIVES + 1):
-        end = Forked(live(folder, Life(80, poison=True, sabotage=sabotage))).wait()
+        end = Forked(live(folder, Life(80, poison=True, removal=removal))).wait()
         tally.note(end)
         assert end.how in ("killed", "done"), end.text
         if end.how == "done":
@@ -73,10 +65,10 @@ def _lives(folder: Path, sabotage: Sabotage, tally: Tally) -> int:
 
 
 def test_a_message_that_kills_its_process_becomes_a_dead_letter(tmp_path: Path, tally: Tally) -> None:
-    assert _lives(tmp_path, Sabotage(), tally) > 1
+    assert _lives(tmp_path, INTACT, tally) > 1
     assert violations(tmp_path, frozenset({POISON})) == []
 
 
-@pytest.mark.parametrize("sabotage", [NoStartMarker(), NoSuspicion()], ids=["start-marker", "suspicion"])
-def test_without_its_marker_a_message_kills_for_ever(sabotage: Sabotage, tmp_path: Path, tally: Tally) -> None:
-    assert _lives(tmp_path, sabotage, tally) == 0
+@pytest.mark.parametrize("removal", [NoStartMarker(), NoSuspicion()], ids=["start-marker", "suspicion"])
+def test_without_its_marker_a_message_kills_for_ever(removal: Removal, tmp_path: Path, tally: Tally) -> None:
+    assert _lives(tmp_path, removal, tally) == 0

@@ -15,7 +15,6 @@ from typing import Any
 
 import msgspec
 from bank import Moved, till
-from life import INTACT, Sabotage
 from millstream.clock import SystemClock
 from millstream.delivery.consumption import Limits
 from millstream.message import Message, Record, encode_message, event_type, format_time
@@ -23,8 +22,10 @@ from millstream.ports.store import StoreCapabilities
 from millstream.runtime.runtime import Composition, Runtime
 from millstream.stores.sqlite import SqliteStore
 from millstream.testing.failpoints import Failpoints, FailpointTransport
+from millstream.testing.removals.consumption import NoEpochCheck
+from millstream.testing.removals.removal import INTACT, Removal
+from millstream.testing.removals.through import StoreThrough, Work
 from millstream.transports.log import LogTransport
-from sabotage import NoEpochCheck, StoreThrough, Work
 
 LEASE = 0.3
 PATIENCE = 15.0
@@ -80,7 +81,7 @@ def moved(n: int) -> Record:
     return Record(encode_message(message), "ann")
 
 
-async def pause_and_take_over(folder: Path, sabotage: Sabotage) -> tuple[int, list[int]]:
+async def pause_and_take_over(folder: Path, removal: Removal) -> tuple[int, list[int]]:
     """How many dead letters one unreadable record became, and the numbers that were booked."""
     async with AsyncExitStack() as stack:
         real = await stack.enter_async_context(SqliteStore(folder / "till.db"))
@@ -89,7 +90,7 @@ async def pause_and_take_over(folder: Path, sabotage: Sabotage) -> tuple[int, li
 
         async def start(store: Shared, name: str) -> None:
             composition = Composition(
-                open_store=lambda service: sabotage.store(store, points, service),  # type: ignore[arg-type]
+                open_store=lambda service: removal.store(store, service),  # type: ignore[arg-type]  # it passes the store on
                 transport=SharedLog(log, points, name),
                 data=folder,
                 limits=Limits(lease_seconds=LEASE),

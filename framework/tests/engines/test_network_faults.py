@@ -28,18 +28,13 @@ from millstream.testing.engines.rabbitmq import RabbitmqServer
 from millstream.testing.engines.redis import RedisServer
 from millstream.testing.engines.server import EngineServer, free_port
 from millstream.testing.faults import Episode, FaultProxy, episodes
+from millstream.testing.removals.consumption import NoInbox
+from millstream.testing.removals.removal import INTACT, Removal
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "crash"))
 
 from invariants import violations  # pyright: ignore[reportMissingImports] - the crash suite's, on the path since above
-from life import (  # pyright: ignore[reportMissingImports] - as above
-    INTACT,
-    Engines,
-    Life,
-    Sabotage,
-    live,
-)
-from sabotage import NoInbox  # pyright: ignore[reportMissingImports] - as above
+from life import Engines, Life, live  # pyright: ignore[reportMissingImports] - as above
 
 EPISODES = int(os.environ.get("MILLSTREAM_FAULT_EPISODES", "20"))
 """On each engine."""
@@ -134,14 +129,14 @@ def lived_through(
     network: Network,
     folder: Path,
     plan: Sequence[Episode],
-    sabotage: Sabotage = INTACT,
+    removal: Removal = INTACT,
     rest_seconds: float = REST_SECONDS,
 ) -> tuple[End, float]:
     """How a life ended that worked during all faults of the plan, and how long it took from the last one to the rest."""
     folder.mkdir()
     enough = folder / "enough"
     longest = START_SECONDS + SETTLE_SECONDS + sum(e.seconds + rest_seconds for e in plan) * 3
-    life = Life(0, engines=network.engines, until=enough, pause=PAUSE, sabotage=sabotage)
+    life = Life(0, engines=network.engines, until=enough, pause=PAUSE, removal=removal)
     worker = Forked(live(folder, life), seconds=longest)
     ended = _until(worker, time.monotonic() + START_SECONDS, ready=True)
     for of_store, episode in _played(plan):

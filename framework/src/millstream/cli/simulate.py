@@ -13,8 +13,8 @@ from .options import Json
 from .output import hint, print_json, write
 
 if TYPE_CHECKING:
+    from ..testing.removals.removal import Removal
     from ..testing.simulation.campaign import Tally
-    from ..testing.simulation.removal import Removal
     from ..testing.simulation.scenario import Outcome
 
 __all__ = ["simulate"]
@@ -53,7 +53,7 @@ def simulate(
         raise Misconfigured("--replay and --shrink are about one run: name its --seed")
     if seed is not None and seeds is not None:
         raise Misconfigured("--seed runs one seed and --seeds several: give one of them")
-    from ..testing.simulation.removal import Removal
+    from ..testing.removals.removal import Removal
     from ..testing.simulation.safeguards import safeguard_named
 
     removal = Removal if without is None else safeguard_named(without).removal

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
+from ..removals.removal import INTACT, Removal
 from .disturbances import reduce_to_few
-from .removal import INTACT, Removal
 from .scenario import Crash, Outcome, Scenario, play
 
 __all__ = ["Tally", "crash_points", "seeds", "shrunk", "sweep"]

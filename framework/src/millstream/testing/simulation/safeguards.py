@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ...errors import Misconfigured
-from .removal import Removal
-from .removals import consumption, parking, publishing
+from ..removals import consumption, parking, publishing
+from ..removals.removal import Removal
 
 __all__ = ["SAFEGUARDS", "Safeguard", "safeguard_named"]
 

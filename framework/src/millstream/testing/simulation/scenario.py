@@ -29,11 +29,11 @@ from typing import ClassVar
 
 import msgspec
 
+from ..removals.removal import INTACT, Removal
 from .errors import Deadlock, Stuck
 from .loop import Order
 from .nemesis import STRIKES, Nemesis, keep
 from .network import Faults
-from .removal import INTACT, Removal
 from .simulation import Simulation
 
 __all__ = ["Crash", "Outcome", "Scenario", "play"]

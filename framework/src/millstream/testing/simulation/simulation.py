@@ -19,6 +19,7 @@ from ...ports.instrumentation import Instrumentation
 from ...ports.store import Row, Store
 from ...service.service import Service
 from ...transports.memory import MemoryTransport
+from ..removals.removal import INTACT, Removal
 from .database import Database
 from .disturbances import Disturbances
 from .log import Refuses
@@ -27,7 +28,6 @@ from .machine import SimulatedClock
 from .network import Faults, Network
 from .node import Node
 from .power import PowerDisk
-from .removal import INTACT, Removal
 from .rest import under_way
 from .shared_store import SharedStore
 from .sqlite import Disk, SimulatedSqliteStore

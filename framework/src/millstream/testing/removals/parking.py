@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from ....delivery.lanes import HELD
-from ....ports.store import Session
+from ...delivery.lanes import HELD
+from ...ports.store import Session
 from .through import OneStore, SessionThrough, StoreThrough, Work, rewriting
 
 __all__ = ["FenceStandsStill", "LaneRowGoes", "NoHold", "ParkedApart", "RedriveBehind"]

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from ....delivery.driving import drive
-from ....errors import RecordRefused, TransportUnavailable
-from ....message import Record
-from ....ports.store import Row, Session, Store
-from ....ports.transport import Transport
-from ..removal import Removal
+from ...delivery.driving import drive
+from ...errors import RecordRefused, TransportUnavailable
+from ...message import Record
+from ...ports.store import Row, Session, Store
+from ...ports.transport import Transport
+from .removal import Removal
 from .through import OneStore, SessionThrough, StoreThrough, TransportThrough, Work
 
 __all__ = [
@@ -39,6 +39,7 @@ class OutboxApart(OneStore):
             later: list[Any] = []
             result = await self.through(partial(_OutboxLater, later=later), work)
             if later:
+                self.between()
 
                 async def write(session: Session) -> None:
                     for call in later:
@@ -89,7 +90,7 @@ class _Showing(SessionThrough):
         marks = ", ".join("?" * len(columns))
         sql = f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})"  # noqa: S608 - identifiers from code
         drive(self.inner.execute_many(sql, rows))  # at once, before it is known whether they stay
-        for row in drive(self.inner.fetch("SELECT id, topic, key, value FROM millstream_outbox")):
+        for row in drive(self.inner.fetch("SELECT id, topic, key, value, NULL FROM millstream_outbox")):
             self._dirty[row[0]] = row
 
 
@@ -185,19 +186,37 @@ class _Log(Removal):
 
 
 class EarlyConfirmation(_Log):
-    """The log confirms what it has only in memory, so that rows are deleted before they are safe."""
+    """The log confirms what it has only in memory, so that rows are deleted before they are safe.
+
+    seconds: how long it keeps a record there; a log behind a network takes its time anyhow.
+    """
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self._seconds = seconds
+
+    def transport(self, transport: Transport) -> Transport:
+        made: Any = self.kind(transport)
+        made.seconds = self._seconds
+        return made
 
     class kind(TransportThrough):  # noqa: N801 - as above
+        seconds = 0.0
+
         def __init__(self, inner: Transport) -> None:
             super().__init__(inner)
             self._order = asyncio.Lock()
+            self._tasks: set[asyncio.Task[None]] = set()
 
         async def publish(self, topic: str, partition: int, records: Sequence[Record]) -> int:
             async def later() -> None:
                 async with self._order:
+                    if self.seconds:
+                        await asyncio.sleep(self.seconds)
                     await self.inner.publish(topic, partition, records)
 
             task = asyncio.get_running_loop().create_task(later())
+            self._tasks.add(task)  # the loop does not keep it
+            task.add_done_callback(self._tasks.discard)
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
             return len(records)
 

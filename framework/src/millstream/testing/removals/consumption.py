@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from ....ports.store import Session
+from ...ports.store import Session
 from .through import OneStore, SessionThrough, StoreThrough, Work, rewriting
 
 __all__ = ["NoEpochCheck", "NoInbox", "NoLaneCheck", "NoStartMarker", "NoSuspicion", "NoUndo", "PositionApart"]
@@ -44,6 +44,7 @@ class PositionApart(OneStore):
                     await session.execute(sql, *params)
 
             await self.inner.transact(only_position)
+            self.between()
             return await self.through(partial(_Without, advance=advance), work)
 
 
@@ -56,20 +57,10 @@ class _Without(SessionThrough):
         super().__init__(inner)
         self._advance = advance
 
-    async def execute(self, sql: str, *params: Any) -> int:
-        if not sql.strip().startswith(_ADVANCE):
-            return await self.inner.execute(sql, *params)
-        self._moves(sql, params)
-        return 1
-
     def queue(self, sql: str, params: Any, check: Any = None) -> None:
         if not sql.strip().startswith(_ADVANCE):
             self.inner.queue(sql, params, check)
-        else:
-            self._moves(sql, params)
-
-    def _moves(self, sql: str, params: Any) -> None:
-        if not self._advance:
+        elif not self._advance:
             self._advance.append((sql, params))
             raise _Learned
 
@@ -94,7 +85,7 @@ class NoStartMarker(OneStore):
 
     kind = rewriting({
         "UPDATE millstream_parked SET starts = ? WHERE": "UPDATE millstream_parked SET starts = 0 * ? WHERE",
-        "AND position = ? AND starts = ?": "AND position = ? AND starts >= 0 * ?",
+        "AND starts = ?": "AND starts >= 0 * ?",
     })  # fmt: skip
 
 
